@@ -1,0 +1,54 @@
+"""Image feature extraction by deep metric learning for TensorFlow and Keras.
+
+Names are imported when they are first used, so that ``import keras_featx`` and the command line's
+``--help`` do not wait for TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from keras_featx._version import __version__
+from keras_featx.config import dump_config, load_config
+from keras_featx.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from keras_featx.evaluation import embed, evaluate
+    from keras_featx.export import export
+    from keras_featx.models import build_classifier, build_model
+    from keras_featx.prediction import predict
+    from keras_featx.training import train
+
+_LAZY = {
+    "build_classifier": "keras_featx.models",
+    "build_model": "keras_featx.models",
+    "embed": "keras_featx.evaluation",
+    "evaluate": "keras_featx.evaluation",
+    "export": "keras_featx.export",
+    "predict": "keras_featx.prediction",
+    "train": "keras_featx.training",
+}
+
+__all__ = [
+    "ConfigError",
+    "RunError",
+    "__version__",
+    "build_classifier",
+    "build_model",
+    "dump_config",
+    "embed",
+    "evaluate",
+    "export",
+    "load_config",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,88 @@
+"""Building blocks over stock Keras layers, with the reference's padding and initial weights."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+ACTIVATIONS = {"hardswish": "hard_silu", "relu": "relu", "relu6": "relu6"}
+
+
+def conv(x, filters: int, kernel_size: int, *, stride: int = 1, name: str, bias: bool = False):
+    """Convolution padded symmetrically by ``(kernel_size - 1) // 2``, normal initial weights.
+
+    Keras' ``padding="same"`` pads bottom and right at stride 2, the reference both sides alike.
+
+    Args:
+        x: ``(batch, height, width, channels)``.
+        filters: Output channels.
+        kernel_size: Odd.
+        stride: Of both axes.
+        name: Of the layer.
+        bias: Whether to add one (initially zero).
+
+    Returns:
+        ``(batch, ceil(height / stride), ceil(width / stride), filters)``.
+    """
+    x, padding = _pad(x, kernel_size, stride, name)
+    fan_in = x.shape[-1] * kernel_size**2
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=bias,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=math.sqrt(2 / fan_in)),
+        name=name,
+    )(x)
+
+
+def depthwise_conv(x, kernel_size: int, *, stride: int = 1, name: str):
+    """Depthwise convolution, padded and initialised like :func:`conv`, without bias."""
+    x, padding = _pad(x, kernel_size, stride, name)
+    return keras.layers.DepthwiseConv2D(
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        depthwise_initializer=keras.initializers.RandomNormal(stddev=math.sqrt(2) / kernel_size),
+        name=name,
+    )(x)
+
+
+def _pad(x, kernel_size: int, stride: int, name: str):
+    """At stride 1 ``same`` is symmetric already; otherwise pad by hand."""
+    if stride == 1:
+        return x, "same"
+    pad = (kernel_size - 1) // 2
+    if pad:
+        x = keras.layers.ZeroPadding2D(pad, name=f"{name}_pad")(x)
+    return x, "valid"
+
+
+def batch_norm(x, *, name: str):
+    """Batch normalisation with the reference's epsilon and momentum, over all replicas."""
+    return keras.layers.BatchNormalization(
+        momentum=0.9,
+        epsilon=1e-5,
+        synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
+        name=name,
+    )(x)
+
+
+def activation(x, kind: str, *, name: str):
+    """``hardswish`` (x * relu6(x + 3) / 6), ``relu`` or ``relu6``."""
+    if kind not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {kind!r}")
+    return keras.layers.Activation(ACTIVATIONS[kind], name=name)(x)
+
+
+def squeeze_excite(x, *, name: str, reduction: int = 4):
+    """Channel gate: mean over the image, two 1x1 convolutions, hard sigmoid (arXiv:1709.01507)."""
+    channels = x.shape[-1]
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
+    gate = conv(gate, channels // reduction, 1, name=f"{name}_conv1", bias=True)
+    gate = keras.layers.Activation("relu", name=f"{name}_relu")(gate)
+    gate = conv(gate, channels, 1, name=f"{name}_conv2", bias=True)
+    gate = keras.layers.Activation("hard_sigmoid", name=f"{name}_gate")(gate)
+    return keras.layers.Multiply(name=f"{name}_scale")([x, gate])

@@ -1,0 +1,107 @@
+"""PP-LCNet: a lightweight CPU convolutional neural network (arXiv:2109.15099)."""
+
+import keras
+
+from keras_featx.backbones import blocks
+
+# Channels are those of scale 1; sizes those of a 224-pixel input with the usual strides.
+# stage      kernel, out, squeeze-excite                    size
+STAGES = {
+    "blocks2": [(3, 32, False)],  #                           112
+    "blocks3": [(3, 64, False), (3, 64, False)],  #            56
+    "blocks4": [(3, 128, False), (3, 128, False)],  #          28
+    "blocks5": [(3, 256, False)] + [(5, 256, False)] * 5,  #   14
+    "blocks6": [(5, 512, True), (5, 512, True)],  #             7
+}
+STEM_CHANNELS = 16
+
+
+def lcnet(
+    inputs,
+    *,
+    scale: float = 1.0,
+    class_expand: int = 1280,
+    dropout: float = 0.2,
+    dropout_scales_inference: bool = False,
+    stride_list: tuple[int, int, int, int, int] = (2, 2, 2, 2, 2),
+    use_last_conv: bool = True,
+    activation: str = "hardswish",
+):
+    """PP-LCNet from a normalised image to a feature vector.
+
+    Args:
+        inputs: Keras tensor ``(batch, height, width, 3)``.
+        scale: Width multiplier; published are 0.25, 0.35, 0.5, 0.75, 1, 1.5, 2 and 2.5. Channel
+            counts are rounded to multiples of 8.
+        class_expand: Size of the feature (of the last convolution); does not scale.
+        dropout: Rate of dropout on the feature, in [0, 1).
+        dropout_scales_inference: The reference's dropout does not rescale in training and
+            multiplies the feature by ``1 - dropout`` at inference. True does the same.
+        stride_list: Strides of the stem and of the first block of stages 3 to 6. A stride of 1 in
+            the stem suits small images.
+        use_last_conv: False leaves out the last convolution, its activation and the dropout.
+        activation: ``hardswish``, ``relu`` or ``relu6``.
+
+    Returns:
+        Keras tensor ``(batch, class_expand)``, or the width of the last stage without the last
+        convolution.
+
+    Raises:
+        ValueError: On an impossible argument.
+
+    Example:
+        >>> import keras
+        >>> from keras_featx.backbones.lcnet import lcnet
+        >>> image = keras.Input((224, 224, 3))
+        >>> keras.Model(image, lcnet(image, scale=2.5)).count_params() - 2 * 13_880
+        7763920
+    """
+    _check(scale, class_expand, dropout, stride_list)
+    stem, *stage_strides = stride_list
+    strides = dict(zip(STAGES, [1, *stage_strides], strict=True))
+
+    x = blocks.conv(inputs, _width(STEM_CHANNELS, scale), 3, stride=stem, name="conv1_conv")
+    x = _norm_act(x, activation, "conv1")
+    for stage, rows in STAGES.items():
+        for i, (kernel_size, channels, gated) in enumerate(rows):
+            stride = strides[stage] if i == 0 else 1
+            name = f"{stage}_{i}"
+            x = blocks.depthwise_conv(x, kernel_size, stride=stride, name=f"{name}_dw_conv")
+            x = _norm_act(x, activation, f"{name}_dw")
+            if gated:
+                x = blocks.squeeze_excite(x, name=f"{name}_se")
+            x = blocks.conv(x, _width(channels, scale), 1, name=f"{name}_pw_conv")
+            x = _norm_act(x, activation, f"{name}_pw")
+    x = keras.layers.GlobalAveragePooling2D(keepdims=use_last_conv, name="pool")(x)
+    if use_last_conv:
+        x = blocks.conv(x, class_expand, 1, name="last_conv")
+        x = blocks.activation(x, activation, name="last_act")
+        x = keras.layers.Flatten(name="flatten")(x)
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+        if dropout_scales_inference:
+            # Keras divides by (1 - rate) in training; multiplying always gives the reference.
+            x = keras.layers.Rescaling(1 - dropout, name="dropout_scale")(x)
+    return x
+
+
+def _norm_act(x, activation: str, name: str):
+    x = blocks.batch_norm(x, name=f"{name}_bn")
+    return blocks.activation(x, activation, name=f"{name}_act")
+
+
+def _width(channels: int, scale: float) -> int:
+    """The multiple of 8 nearest to ``channels * scale``, but not below 90 % of it."""
+    exact = channels * scale
+    width = max(8, int(exact + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * exact else width
+
+
+def _check(scale, class_expand, dropout, stride_list) -> None:
+    if scale <= 0:
+        raise ValueError(f"scale: expected a positive number, got {scale}")
+    if class_expand < 1:
+        raise ValueError(f"class_expand: expected a positive number, got {class_expand}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
+    if any(s not in (1, 2) for s in stride_list):
+        raise ValueError(f"stride_list: expected strides of 1 or 2, got {list(stride_list)}")

@@ -1,0 +1,146 @@
+"""The command line: the only place that parses arguments, prints results and exits."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from keras_featx._version import __version__
+from keras_featx.config import load_config
+from keras_featx.errors import ConfigError, RunError
+
+EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
+The result is one JSON object on the last line of standard output; logs go to standard error."""
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        result = options.command(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 1
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    root = argparse.ArgumentParser(
+        prog="keras-featx",
+        description="Train, measure and export image embedders.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    train = _with_config(commands, "train", _train, "train an extractor")
+    train.add_argument(
+        "--strategy", choices=["auto", "single", "mirrored"], help="the same as -o Global.strategy"
+    )
+    _with_config(commands, "eval", _evaluate, "measure retrieval of query in gallery")
+    export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
+    export.add_argument(
+        "--format", action="append", metavar="NAME", help="saved_model or tflite; both if absent"
+    )
+    predict = _with_config(commands, "predict", _predict, "embed images", required=False)
+    predict.add_argument("image", nargs="+", metavar="IMAGE_OR_FOLDER")
+    predict.add_argument(
+        "--output", default="features.npz", help="FILE.npz or FILE.jsonl (default: %(default)s)"
+    )
+    predict.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+
+    quickstart = commands.add_parser(
+        "quickstart", help="the whole path on the images that ship with the package"
+    )
+    quickstart.add_argument(
+        "--output", default="quickstart", help="the run folder (default: %(default)s)"
+    )
+    quickstart.add_argument("-o", dest="override", action="append", default=[], metavar="KEY=VALUE")
+    quickstart.set_defaults(command=_quickstart)
+    return root
+
+
+def _with_config(commands, name: str, function, help_text: str, required: bool = True):
+    command = commands.add_parser(name, help=help_text)
+    command.add_argument("-c", "--config", required=required, metavar="FILE.yaml")
+    command.add_argument(
+        "-o",
+        dest="override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, such as Global.epochs=1; repeatable",
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def _train(options) -> dict:
+    overrides = list(options.override)
+    if options.strategy:
+        overrides.append(f"Global.strategy={options.strategy}")
+    config = load_config(options.config, overrides)
+    from keras_featx.training import train
+
+    return train(config)
+
+
+def _evaluate(options) -> dict:
+    config = load_config(options.config, options.override)
+    from keras_featx.evaluation import evaluate
+
+    started = time.perf_counter()
+    result = evaluate(config)
+    return {**result, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _export(options) -> dict:
+    config = load_config(options.config, options.override)
+    from keras_featx.export import export
+
+    return export(config, formats=options.format)
+
+
+def _predict(options) -> dict:
+    config = _predict_config(options)
+    from keras_featx.prediction import predict_to_file
+
+    return predict_to_file(config, options.image, options.output, options.batch_size)
+
+
+def _predict_config(options):
+    if options.config:
+        return load_config(options.config, options.override)
+    names = [o.partition("=")[2] for o in options.override if "pretrained_model=" in o]
+    if not names:
+        raise ConfigError("-c FILE.yaml: missing (or -o Global.pretrained_model=NAME)")
+    from keras_featx.weights import pretrained_config
+
+    return pretrained_config(names[-1], options.override)
+
+
+def _quickstart(options) -> dict:
+    from keras_featx.quickstart import quickstart
+
+    return quickstart(options.output, options.override)

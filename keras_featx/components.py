@@ -1,0 +1,112 @@
+"""Registries of pluggable parts, and their schemas read from their builders' signatures.
+
+A registry is a dict from the name in a config to ``"module:function"``. The keyword-only
+parameters of that function (or of that class' constructor), with their annotations and defaults,
+are the schema of the part: nothing is declared twice. They are read from the source text, because
+importing a builder imports TensorFlow, and a typo in a config should be answered before that.
+"""
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from keras_featx.errors import ConfigError
+
+REGISTRIES: dict[str, dict[str, str]] = {
+    "backbone": {"LCNet": "keras_featx.backbones.lcnet:lcnet"},
+    "neck": {"Dense": "keras_featx.necks:dense"},
+    "head": {
+        "ArcMargin": "keras_featx.heads.layers:ArcMargin",
+        "Cosine": "keras_featx.heads.layers:Cosine",
+        "Linear": "keras_featx.heads.layers:Linear",
+    },
+    "loss": {"CELoss": "keras_featx.losses.cross_entropy:CELoss"},
+    "dataset": {
+        "ImageNetDataset": "keras_featx.data.lists:imagenet_list",
+        "VeriWild": "keras_featx.data.lists:veri_wild_list",
+        "ClassFolders": "keras_featx.data.lists:class_folders",
+    },
+    "augmentation": {
+        "RandomResizedCrop": "keras_featx.augment:random_resized_crop",
+        "RandomFlip": "keras_featx.augment:random_flip",
+    },
+    "sampler": {"Shuffle": "keras_featx.data.samplers:shuffle"},
+    "schedule": {
+        "Constant": "keras_featx.schedules:constant",
+        "Cosine": "keras_featx.schedules:cosine",
+        "Piecewise": "keras_featx.schedules:piecewise",
+    },
+    "regularizer": {"L2": "keras_featx.optimizers:l2"},
+    "metric": {
+        "Recallk": "keras_featx.metrics:recall_at_k",
+        "mAP": "keras_featx.metrics:mean_average_precision",
+    },
+}
+
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a part: its type, and its default or :data:`REQUIRED`."""
+
+    name: str
+    annotation: Any
+    default: Any
+
+
+def closest(name: str, choices: list[str]) -> str:
+    """``"; did you mean 'x'?"`` where a choice resembles the name, else an empty string."""
+    match = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    lowered = {c.lower(): c for c in choices}
+    if not match and str(name).lower() in lowered:
+        match = [lowered[str(name).lower()]]
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def target(kind: str, name: str, path: str) -> str:
+    """The ``"module:function"`` of a registered part; refuses an unknown name."""
+    registry = REGISTRIES[kind]
+    if name not in registry:
+        known = sorted(registry)
+        raise ConfigError(
+            f"{path}.name: expected one of {known}, got {name!r}{closest(name, known)}"
+        )
+    return registry[name]
+
+
+def builder(kind: str, name: str, path: str = "") -> Callable[..., Any]:
+    """Import and return the function or class behind a registered name."""
+    module, attribute = target(kind, name, path or kind).split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def parameters(kind: str, name: str, path: str) -> dict[str, Parameter]:
+    """The schema of a registered part, by argument name, read without importing it."""
+    return _read_parameters(target(kind, name, path))
+
+
+@functools.cache
+def _read_parameters(where: str) -> dict[str, Parameter]:
+    module, attribute = where.split(":")
+    source = Path(importlib.util.find_spec(module).origin)
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if getattr(n, "name", None) == attribute)
+    if isinstance(node, ast.ClassDef):
+        node = next(n for n in node.body if getattr(n, "name", None) == "__init__")
+    arguments = node.args
+    found = {}
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.annotation is None:  # Keras' own, such as a loss' `reduction`
+            continue
+        # Our own annotations, such as `int | None` or `tuple[float, ...]`.
+        annotation = eval(ast.unparse(argument.annotation), {"Literal": Literal})  # noqa: S307
+        value = REQUIRED if default is None else ast.literal_eval(default)
+        found[argument.arg] = Parameter(argument.arg, annotation, value)
+    return found

@@ -1,0 +1,1 @@
+"""Lists of images, the order they come in, and the tf.data pipelines."""

@@ -1,0 +1,1 @@
+"""From embedding to logits: pure margin functions under layers that own the class centres."""

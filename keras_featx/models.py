@@ -1,0 +1,139 @@
+"""From a config to networks: the extractor (what is deployed) and the classifier (what trains)."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import keras
+
+from keras_featx import components, weights
+from keras_featx.config import load_config
+from keras_featx.errors import ConfigError
+from keras_featx.sections import ArchSection, Component, Config, PreprocessSection
+
+IMAGE = "image"
+EMBEDDING = "embedding"
+
+
+def build_model(config: Config | str | os.PathLike) -> keras.Model:
+    """Build the extractor: image in, unit vector out.
+
+    Args:
+        config: A config, the path of a YAML file, or the name of weights shipped with the
+            package. Weights are loaded where ``Global.pretrained_model`` names some.
+
+    Returns:
+        A functional model from ``(batch, height, width, 3)``, values 0..255, uint8 or float, to
+        ``(batch, embedding_size)``, float32, unit L2 norm. Pixel normalisation is inside.
+
+    Raises:
+        ConfigError: With the key of the part that cannot be built, or a weight that does not fit.
+
+    Example:
+        >>> import keras_featx
+        >>> model = keras_featx.build_model("emoji-lcnet-x0_5")
+        >>> model.output_shape
+        (None, 256)
+    """
+    if isinstance(config, str) and config in weights.shipped():
+        config = weights.shipped_config(config)
+    elif isinstance(config, str | os.PathLike):
+        config = load_config(config)
+    model = build_extractor(config.Arch, config.Global.precision)
+    if config.Global.pretrained_model:
+        weights.load_pretrained(config.Global.pretrained_model, model, arch=config.Arch)
+    return model
+
+
+def build_extractor(arch: ArchSection, policy: str = "float32") -> keras.Model:
+    """Build the extractor of an ``Arch`` section with fresh weights."""
+    with _dtype_policy(policy):
+        image = keras.Input((*arch.image_size, 3), dtype="float32", name=IMAGE)
+        x = _normalise_pixels(image, arch.Preprocess)
+        x = _apply("backbone", arch.Backbone, "Arch.Backbone", x)
+        if arch.Neck is not None:
+            x = _apply("neck", arch.Neck, "Arch.Neck", x)
+        embedding = keras.layers.UnitNormalization(dtype="float32", name=EMBEDDING)(x)
+    return keras.Model(image, embedding, name="extractor")
+
+
+def build_head(arch: ArchSection, class_num: int | None = None) -> keras.Layer:
+    """Build the head of an ``Arch`` section.
+
+    Args:
+        arch: The section; its ``Head.class_num``, where given, must agree with ``class_num``.
+        class_num: Number of classes of the training list.
+    """
+    stated = arch.Head.args.get("class_num")
+    if class_num is not None and stated is not None and stated != class_num:
+        raise ConfigError(
+            f"Arch.Head.class_num: expected {class_num}, the classes of the training list, "
+            f"got {stated}"
+        )
+    if class_num is None and stated is None:
+        raise ConfigError("Arch.Head.class_num: missing")
+    arguments = {**arch.Head.args, "class_num": stated or class_num, "name": "head"}
+    with _named("Arch.Head"):
+        return components.builder("head", arch.Head.name)(**arguments)
+
+
+def build_classifier(extractor: keras.Model, head: keras.Layer) -> keras.Model:
+    """Attach a head to an extractor, for ``compile`` and ``fit``.
+
+    Returns:
+        A functional model from ``{"image": ..., "label": (batch,)}`` to ``{"logits": ...,
+        "scores": ...}``, both ``(batch, classes)``: the loss is taken on the logits (with margin
+        and scale), accuracy on the scores (without margin).
+
+    Example:
+        >>> import keras_featx
+        >>> from keras_featx.heads.layers import ArcMargin
+        >>> extractor = keras_featx.build_model("emoji-lcnet-x0_5")
+        >>> classifier = keras_featx.build_classifier(extractor, ArcMargin(class_num=7))
+        >>> sorted(classifier.output_shape.items())
+        [('logits', (None, 7)), ('scores', (None, 7))]
+    """
+    label = keras.Input((), dtype="int32", name="label")
+    with _named("Arch.Head"):
+        logits, scores = head(extractor.output, label, with_scores=True)
+    return keras.Model(
+        {IMAGE: extractor.input, "label": label},
+        {"logits": logits, "scores": scores},
+        name="classifier",
+    )
+
+
+def _normalise_pixels(image, preprocess: PreprocessSection):
+    """Map 0..255 to (pixel / 255 - mean) / std, in float32 under any policy."""
+    return keras.layers.Rescaling(
+        scale=[1 / (255 * s) for s in preprocess.std],
+        offset=[-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)],
+        dtype="float32",
+        name="normalise_pixels",
+    )(image)
+
+
+def _apply(kind: str, part: Component, path: str, x):
+    with _named(path):
+        return components.builder(kind, part.name, path)(x, **part.args)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Give a builder's refusal the config key of the part."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}.{str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

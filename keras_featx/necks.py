@@ -1,0 +1,44 @@
+"""Necks: from the backbone's feature to the embedding before normalisation."""
+
+import math
+
+import keras
+
+from keras_featx.backbones import blocks
+
+
+def dense(
+    feature,
+    *,
+    embedding_size: int = 512,
+    use_bias: bool = True,
+    batch_norm: bool = False,
+):
+    """One fully connected layer, the reference's linear neck.
+
+    Args:
+        feature: Keras tensor ``(batch, features)``.
+        embedding_size: Size of the embedding.
+        use_bias: Whether to add a bias (initially zero).
+        batch_norm: Normalise each dimension over the batch before the unit norm is taken; helps
+            small networks trained from scratch.
+
+    Returns:
+        Keras tensor ``(batch, embedding_size)``, not normalised.
+
+    Example:
+        >>> import keras
+        >>> from keras_featx.necks import dense
+        >>> dense(keras.Input((1280,)), embedding_size=512).shape
+        (None, 512)
+    """
+    if embedding_size < 1:
+        raise ValueError(f"embedding_size: expected a positive number, got {embedding_size}")
+    stddev = math.sqrt(2 / (feature.shape[-1] + embedding_size))  # Xavier, not truncated
+    x = keras.layers.Dense(
+        embedding_size,
+        use_bias=use_bias,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
+        name="neck",
+    )(feature)
+    return blocks.batch_norm(x, name="neck_bn") if batch_norm else x

@@ -1,0 +1,274 @@
+"""The sections of a config: frozen dataclasses, the only place where defaults are written.
+
+Attribute names are the keys of the YAML. :mod:`keras_featx.config` fills them from a file.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from keras_featx.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A pluggable part: its registered name and the arguments its builder gets."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Back to the flat form of the YAML: ``{name: ..., **args}``."""
+        return {"name": self.name, **self.args}
+
+
+def part(kind: str, default: Any = dataclasses.MISSING, many: bool = False) -> Any:
+    """Declare a dataclass field holding a component (or a list of them) of a registry."""
+    metadata = {"kind": kind, "many": many}
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default_factory=lambda: default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalSection:
+    """What holds for the whole run.
+
+    Attributes:
+        output_dir: The run folder; everything a run writes lies in it.
+        epochs: Passes over the training list.
+        iter_per_epoch: Steps per epoch; ``None`` means one pass over the list.
+        seed: Seed of weights, order and augmentation.
+        strategy: ``auto`` (mirrored when there are several GPUs), ``single`` or ``mirrored``.
+        precision: Keras dtype policy of the network; embedding, head and loss stay float32.
+        deterministic: TensorFlow's op determinism: the same run gives the same bits, slower.
+        eval_during_train: Evaluate query against gallery every ``eval_interval`` epochs.
+        eval_interval: In epochs.
+        save_interval: Save ``latest`` every so many epochs (and always after the last).
+        checkpoint: A ``latest`` folder to resume from.
+        pretrained_model: A ``best_model`` folder, or the name of weights shipped with the package.
+        save_inference_dir: Where exports go; ``None`` means ``output_dir/inference``.
+        print_batch_step: Log a line every so many steps.
+    """
+
+    output_dir: str = "output/RecModel"
+    epochs: int = 100
+    iter_per_epoch: int | None = None
+    seed: int = 0
+    strategy: Literal["auto", "single", "mirrored"] = "auto"
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    deterministic: bool = False
+    eval_during_train: bool = True
+    eval_interval: int = 1
+    save_interval: int = 1
+    checkpoint: str | None = None
+    pretrained_model: str | None = None
+    save_inference_dir: str | None = None
+    print_batch_step: int = 10
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values."""
+        for key in ("epochs", "eval_interval", "save_interval", "print_batch_step"):
+            _at_least(path, key, getattr(self, key), 1)
+        _at_least(path, "seed", self.seed, 0)
+        if self.iter_per_epoch is not None:
+            _at_least(path, "iter_per_epoch", self.iter_per_epoch, 1)
+        if not self.output_dir:
+            raise ConfigError(f"{path}.output_dir: expected a folder, got ''")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSection:
+    """How an image becomes the network's input; travels with the model.
+
+    Attributes:
+        resize: ``squash`` ignores the aspect ratio, as the reference does; ``crop`` resizes the
+            short side and cuts the centre.
+        interpolation: Without antialiasing, as in the reference, or ``area``.
+        mean: Per channel (red, green, blue), for pixels in 0..1; subtracted inside the network.
+        std: Likewise; divided by inside the network.
+    """
+
+    resize: Literal["squash", "crop"] = "squash"
+    interpolation: Literal["bilinear", "nearest", "area", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values."""
+        if min(self.std) <= 0:
+            raise ConfigError(f"{path}.std: expected positive numbers, got {list(self.std)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchSection:
+    """The network. ``image_size`` is (height, width) in pixels."""
+
+    name: Literal["RecModel"] = "RecModel"
+    image_size: tuple[int, int] = (224, 224)
+    Preprocess: PreprocessSection = field(default_factory=PreprocessSection)
+    Backbone: Component = part("backbone", Component(name="LCNet", args={"scale": 2.5}))
+    Neck: Component | None = part("neck", Component(name="Dense"))
+    Head: Component = part("head", Component(name="ArcMargin"))
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values."""
+        if min(self.image_size) < 32:
+            raise ConfigError(
+                f"{path}.image_size: expected at least 32 pixels a side (the network halves its "
+                f"input up to five times), got {list(self.image_size)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSection:
+    """Losses of training, summed with their ``weight``."""
+
+    Train: tuple[Component, ...] = part("loss", (Component(name="CELoss"),), many=True)
+
+    def check(self, path: str) -> None:
+        """Refuse an empty list."""
+        if not self.Train:
+            raise ConfigError(f"{path}.Train: expected at least one loss, got []")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection:
+    """The update rule, its learning rate and what grows during training.
+
+    Attributes:
+        name: ``Momentum`` (the reference's rule: the learning rate outside the velocity),
+            ``SGD`` (Keras' rule: inside), ``Adam`` or ``AdamW``.
+        momentum: Of ``Momentum`` and ``SGD``.
+        nesterov: Of ``Momentum`` and ``SGD``.
+        beta_1: Of ``Adam`` and ``AdamW``.
+        beta_2: Of ``Adam`` and ``AdamW``.
+        epsilon: Of ``Adam`` and ``AdamW``.
+        weight_decay: Decoupled decay of ``AdamW``.
+        clip_norm: Upper bound of the norm of all gradients together.
+        lr: The schedule.
+        regularizer: ``{name: L2, coeff: 1e-5}`` adds ``coeff * weight`` to the gradient of
+            every weight but the scales and offsets of batch normalisation.
+        margin_warmup_epoch: (start, end): the head's margin is 0 until epoch ``start`` and
+            grows linearly to its full value at epoch ``end``. A full margin from the first
+            step hardly learns from scratch.
+    """
+
+    name: Literal["Momentum", "SGD", "Adam", "AdamW"] = "Momentum"
+    momentum: float = 0.9
+    nesterov: bool = False
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    lr: Component = part(
+        "schedule", Component(name="Cosine", args={"learning_rate": 0.04, "warmup_epoch": 5})
+    )
+    regularizer: Component | None = part("regularizer", None)
+    margin_warmup_epoch: tuple[float, float] | None = None
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values and keys the named rule would ignore."""
+        for key in ("momentum", "beta_1", "beta_2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"{path}.{key}: expected in [0, 1), got {getattr(self, key)}")
+        if self.weight_decay and self.name != "AdamW":
+            raise ConfigError(
+                f"{path}.weight_decay: expected with AdamW only, got it with {self.name}; "
+                "use regularizer: {name: L2, coeff: ...}"
+            )
+        if self.regularizer and self.name in ("AdamW", "SGD"):
+            raise ConfigError(
+                f"{path}.regularizer: expected with Momentum or Adam, got it with {self.name}"
+            )
+        if self.margin_warmup_epoch is not None:
+            start, end = self.margin_warmup_epoch
+            if not 0 <= start <= end:
+                raise ConfigError(
+                    f"{path}.margin_warmup_epoch: expected 0 <= start <= end, got {[start, end]}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDatasetSection:
+    """The training list (name, paths: the keys of ``source`` stand beside ``transform_ops``)."""
+
+    source: Component = part("dataset")
+    transform_ops: tuple[Component, ...] = part(
+        "augmentation", (Component(name="RandomResizedCrop"), Component(name="RandomFlip")), True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSection:
+    """Training data: the list, its augmentation, and which sample comes at which step."""
+
+    dataset: TrainDatasetSection
+    sampler: Component = part("sampler", Component(name="Shuffle"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalListSection:
+    """One evaluation list. Its images are only decoded and resized."""
+
+    dataset: Component = part("dataset")
+    batch_size: int = 64
+
+    def check(self, path: str) -> None:
+        """Refuse an empty batch."""
+        _at_least(path, "batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSection:
+    """Queries, and the gallery they are looked up in."""
+
+    Query: EvalListSection
+    Gallery: EvalListSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLoaderSection:
+    """The data of training and evaluation; a command asks only for the part it needs."""
+
+    Train: TrainSection | None = None
+    Eval: EvalSection | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSection:
+    """Metrics of evaluation; the first value of the first one chooses ``best_model``."""
+
+    Eval: tuple[Component, ...] = part(
+        "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
+    )
+
+    def check(self, path: str) -> None:
+        """Refuse an empty list."""
+        if not self.Eval:
+            raise ConfigError(f"{path}.Eval: expected at least one metric, got []")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole config. Attribute names are the keys of the YAML.
+
+    Example:
+        >>> from keras_featx.config import Config
+        >>> Config().Arch.image_size
+        (224, 224)
+    """
+
+    Global: GlobalSection = field(default_factory=GlobalSection)
+    Arch: ArchSection = field(default_factory=ArchSection)
+    Loss: LossSection = field(default_factory=LossSection)
+    Optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    DataLoader: DataLoaderSection = field(default_factory=DataLoaderSection)
+    Metric: MetricSection = field(default_factory=MetricSection)
+
+
+def _at_least(path: str, key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{path}.{key}: expected at least {least}, got {value}")
