@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,13 @@ def shipped() -> list[str]:
 
 def shipped_config(name: str) -> Config:
     """The config of shipped weights, set to load them."""
-    overrides = [f"Global.pretrained_model={name}", "Global.checkpoint=null"]
-    return load_config(SHIPPED / name / CONFIG, overrides)
+    return pretrained_config(name, [f"Global.pretrained_model={name}"])
+
+
+def pretrained_config(name_or_path: str, overrides: Iterable[str] = ()) -> Config:
+    """The config that lies beside pretrained weights, set to load them."""
+    path = weights_folder(name_or_path) / CONFIG
+    return load_config(path, ["Global.checkpoint=null", *overrides])
 
 
 def weights_folder(name_or_path: str) -> Path:

@@ -39,6 +39,8 @@ INPUTS = [("rec_x0_25_small", case) for case in ("s64/", "s224/", "odd/")] + [
     (name, "") for name in CASES if name != "rec_x0_25_small"
 ]
 
+TRAINED = [("rec_x0_25_small", "s64/"), ("rec_x0_5", "")]  # with a whole step in training mode
+
 
 def golden_model(golden, name, image, **backbone):
     """Extractor without normalisation of pixels, head, and classifier, with golden weights."""
@@ -126,12 +128,10 @@ def test_gradients_equal_the_reference(parity):
     check_gradients(golden, f"{case}headtrain", gradients)
 
 
+@pytest.mark.parametrize("parity", TRAINED, indirect=True)
 def test_a_training_step_equals_the_reference(parity):
     """Batch statistics, their running averages, the loss and gradients through them."""
     name, case, golden = parity
-    if f"{case}train_nodrop/backbone" not in golden.files:
-        assert name != "rec_x0_25_small" or case != "s64/"
-        return
     image = images(golden, case)
     classifier = golden_model(golden, name, image, dropout=0.0)
     label = golden[f"{case}y"][:, 0]
@@ -142,9 +142,7 @@ def test_a_training_step_equals_the_reference(parity):
         loss = loss_fn(label, logits)
     close(found, golden[f"{case}train_nodrop/backbone"], 1e-4)
     np.testing.assert_allclose(loss, golden[f"{case}train_nodrop/celoss"], rtol=1e-4)
-    for variable in classifier.weights:
-        after = [k for k in golden.files if k.startswith(f"{case}train_nodrop/after/")]
-        assert after
+    after = [k for k in golden.files if k.startswith(f"{case}train_nodrop/after/")]
     statistics = {v.path: v for v in classifier.weights if "moving_" in v.path}
     for key in after:
         close(statistics.pop(our_path(key.split("/after/")[1])), golden[key], 2e-5)
@@ -159,6 +157,9 @@ def gradients_by_path(tape, loss, classifier):
 
 
 def check_gradients(golden, prefix, gradients):
+    # At 224 pixels the reference's own float32 sums are off: its norms differ by up to 0.3 % from
+    # the same network in float64, ours by 0.002 %.
+    relative = 5e-3 if prefix.startswith("s224/") else 1e-3
     norms = [k for k in golden.files if k.startswith(f"{prefix}/gradnorm/")]
     assert len(norms) == len(gradients)
     largest = max(float(golden[k]) for k in norms)
@@ -167,7 +168,7 @@ def check_gradients(golden, prefix, gradients):
         ours = gradients[our_path(name)]
         norm = np.linalg.norm(ours.astype("float64"))
         # A parameter before a batch norm may have a gradient of pure rounding noise.
-        assert norm == pytest.approx(float(golden[key]), rel=1e-3, abs=1e-6 * largest), name
+        assert norm == pytest.approx(float(golden[key]), rel=relative, abs=1e-6 * largest), name
         full = f"{prefix}/grad/{name}"
         if full in golden.files:
             close(ours, to_keras(name, golden[full]), 1e-3)
@@ -177,15 +178,14 @@ def check_gradients(golden, prefix, gradients):
 def test_parameter_counts_equal_the_reference(scale):
     image = keras.Input((64, 64, 3))
     model = keras.Model(image, lcnet(image, scale=scale))
-    trainable = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    assert trainable == PARAMS_TO_FLATTEN[scale]
+    # The reference counts running statistics too.
+    assert model.count_params() == PARAMS_TO_FLATTEN[scale]
 
 
 def test_the_recognition_model_has_the_published_size():
     arch = from_dict({}).Arch
     extractor = models.build_extractor(arch)
-    trainable = sum(int(np.prod(v.shape)) for v in extractor.trainable_variables)
-    assert trainable == 8_419_792
+    assert extractor.count_params() == 8_419_792
     head = models.build_head(arch, 185_341)
     head.build((None, 512))
     assert int(np.prod(head.centres.shape)) == 94_894_592
@@ -200,11 +200,11 @@ def test_initial_weights_are_distributed_as_in_the_reference(data_dir):
     )
     ours = {v.path: np.asarray(v) for v in classifier.trainable_variables}
     checked = 0
-    for name, stat in stats.items():
+    for name, (_, _, std, _, _) in stats.items():
         array = ours.get(our_path(name))
         if array is None or array.size < 500 or name == "head.weight":
             continue
-        assert array.std() == pytest.approx(stat["std"], rel=0.15, abs=1e-8), name
+        assert array.std() == pytest.approx(std, rel=0.15, abs=1e-8), name
         checked += 1
     assert checked > 40
 

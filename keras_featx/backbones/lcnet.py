@@ -53,7 +53,7 @@ def lcnet(
         >>> import keras
         >>> from keras_featx.backbones.lcnet import lcnet
         >>> image = keras.Input((224, 224, 3))
-        >>> keras.Model(image, lcnet(image, scale=2.5)).count_params() - 2 * 13_880
+        >>> keras.Model(image, lcnet(image, scale=2.5)).count_params()
         7763920
     """
     _check(scale, class_expand, dropout, stride_list)

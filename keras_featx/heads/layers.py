@@ -40,8 +40,9 @@ class _Head(keras.layers.Layer):
         super().build(input_shape)
 
     def compute_output_spec(self, embedding, label=None, with_scores=False):
-        logits = keras.KerasTensor((embedding.shape[0], self.class_num), dtype="float32")
-        return (logits, logits) if with_scores else logits
+        shape = (embedding.shape[0], self.class_num)
+        logits, scores = (keras.KerasTensor(shape, dtype="float32") for _ in range(2))
+        return (logits, scores) if with_scores else logits
 
     def get_config(self):
         config = super().get_config()
