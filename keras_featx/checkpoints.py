@@ -1,8 +1,9 @@
 """Exact save and resume of a training run.
 
-``latest/checkpoint.npz`` holds every variable of the classifier (with the states of its random
-generators) and of the optimizer, and as JSON what Python knew: epoch, best metric, history. The
-position in the data is not saved: it follows from the epoch.
+``latest/weights.npz`` holds what any weights folder does (:mod:`keras_featx.weights`), and
+besides the states of random generators, every variable of the optimizer, and as JSON what Python
+knew: epoch, best metric, history. The position in the data is not saved: it follows from the
+epoch.
 """
 
 import dataclasses
@@ -11,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_featx import weights
+from keras_featx.config import dump_config, to_dict
 from keras_featx.errors import ConfigError
-
-FILE = "checkpoint.npz"
+from keras_featx.sections import Config
 
 
 @dataclasses.dataclass
@@ -35,52 +35,69 @@ class State:
 
 
 def save(
-    folder: str | os.PathLike, classifier: keras.Model, state: State, arch: dict[str, Any]
+    folder: str | os.PathLike,
+    config: Config,
+    classifier: keras.Model,
+    extractor: keras.Model,
+    head: keras.Layer,
+    state: State,
 ) -> None:
     """Write a checkpoint; an interrupted write leaves the former one whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {path: np.asarray(v) for path, v in _variables(classifier).items()}
-    meta = {"format": 1, "arch": arch, **dataclasses.asdict(state)}
-    weights.write_arrays(folder / FILE, arrays, meta)
+    meta = {"format": 1, "arch": to_dict(config)["Arch"], **dataclasses.asdict(state)}
+    variables = _variables(classifier, extractor, head)
+    weights.save_variables(folder, dump_config(config), variables, meta)
 
 
-def restore(folder: str | os.PathLike, classifier: keras.Model, arch: dict[str, Any]) -> State:
+def restore(
+    folder: str | os.PathLike,
+    config: Config,
+    classifier: keras.Model,
+    extractor: keras.Model,
+    head: keras.Layer,
+) -> State:
     """Load a checkpoint into a compiled classifier.
 
     Raises:
         ConfigError: If there is none, it is damaged, or it is of another architecture.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / weights.WEIGHTS
     if not path.is_file():
         raise ConfigError(
-            f"Global.checkpoint: expected a folder with {FILE} (the `latest` of a run), "
+            f"Global.checkpoint: expected a folder with {path.name} (the `latest` of a run), "
             f"got {str(folder)!r}"
         )
     arrays, meta = weights.read_arrays(path)
     if meta.get("format") != 1:
-        raise ConfigError(f"{path}: expected a checkpoint of format 1, got {meta.get('format')!r}")
-    differing = _first_difference(arch, meta["arch"], "Arch")
+        raise ConfigError(
+            f"{path}: expected a checkpoint to resume from (the `latest` of a run), got weights "
+            "alone; Global.pretrained_model takes those"
+        )
+    differing = _first_difference(to_dict(config)["Arch"], meta["arch"], "Arch")
     if differing:
         key, ours, theirs = differing
         raise ConfigError(f"{path}: {key}: expected {ours!r} as in the config, got {theirs!r}")
-    variables = _variables(classifier)
+    variables = _variables(classifier, extractor, head)
     weights.assign(variables, arrays, str(path))
     unused = [k for k in arrays if k not in variables]
     if unused:
-        raise ConfigError(f"{path}: {unused[0]} has no place here ({len(unused)} such arrays)")
+        raise ConfigError(
+            f"{path}: {unused[0]} has no place here ({len(unused)} such arrays): expected a "
+            "checkpoint made with the same Optimizer"
+        )
     return State(epoch=meta["epoch"], best=meta["best"], history=meta["history"])
 
 
-def _variables(classifier: keras.Model) -> dict[str, keras.Variable]:
+def _variables(classifier, extractor, head) -> dict[str, keras.Variable]:
+    """Everything a step reads or writes."""
     optimizer = classifier.optimizer
     optimizer.build(classifier.trainable_variables)
-    metrics = {id(v) for v in classifier.metrics_variables}
-    model = [v for v in classifier.variables if id(v) not in metrics]
-    named = {f"model/{v.path}": v for v in model}
-    named |= {f"optimizer/{i}/{v.path}": v for i, v in enumerate(optimizer.variables)}
-    if len(named) != len(model) + len(optimizer.variables):
-        raise ValueError("two variables of the classifier share a path")
+    named = weights.named_variables(extractor, "extractor")
+    named |= weights.named_variables(head, "head")
+    known = {id(v) for v in named.values()} | {id(v) for v in classifier.metrics_variables}
+    generators = [v for v in classifier.variables if id(v) not in known]
+    named |= {f"{weights.TRAINING}generator/{i}": v for i, v in enumerate(generators)}
+    for i, variable in enumerate(optimizer.variables):
+        named[f"{weights.TRAINING}optimizer/{i}/{variable.path}"] = variable
     return named
 
 

@@ -143,4 +143,6 @@ def _predict_config(options):
 def _quickstart(options) -> dict:
     from keras_featx.quickstart import quickstart
 
-    return quickstart(options.output, options.override)
+    result, report = quickstart(options.output, options.override)
+    print(report)
+    return result

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_featx import callbacks, checkpoints, components, distribute, models, weights
-from keras_featx.config import dump_config, to_dict
+from keras_featx.config import dump_config
 from keras_featx.data import lists, pipeline
 from keras_featx.data.samplers import Order
 from keras_featx.errors import ConfigError
@@ -65,8 +65,9 @@ def train(config: Config) -> dict[str, Any]:
         compile_classifier(classifier, config, steps_per_epoch)
         state = checkpoints.State()
         if config.Global.checkpoint:
-            arch = to_dict(config)["Arch"]
-            state = checkpoints.restore(config.Global.checkpoint, classifier, arch)
+            state = checkpoints.restore(
+                config.Global.checkpoint, config, classifier, extractor, head
+            )
 
     run = _run_folder(config)  # from here on files are written
     with _log_file(run / "train.log"):
@@ -187,7 +188,7 @@ def _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
     row = {
         "epoch": state.epoch,
         "step": int(classifier.optimizer.iterations),
-        "lr": float(classifier.optimizer.learning_rate),
+        "lr": float(classifier.optimizer.learning_rate),  # of the step to come
         "loss": logs["loss"],
         "accuracy": logs["scores_accuracy"],
         "images_per_second": logs["images_per_second"],
@@ -201,7 +202,7 @@ def _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
         weights.save_weights(run / "best_model", dump_config(config), extractor, head, row)
     last = state.epoch == config.Global.epochs
     if last or state.epoch % config.Global.save_interval == 0:
-        checkpoints.save(run / "latest", classifier, state, to_dict(config)["Arch"])
+        checkpoints.save(run / "latest", config, classifier, extractor, head, state)
     callbacks.write_csv(run / "metrics.csv", state.history)
 
 

@@ -1,8 +1,9 @@
 """Weights on disk: ``.npz`` files of plain arrays, written whole or not at all.
 
-A weights folder (``best_model``, or one shipped with the package) holds ``weights.npz``, whose
-arrays carry the variables' paths (``extractor/conv1_conv/kernel``, ``head/centres``), and
-``config.yaml``, the config that made them. Reading executes nothing: no pickle, no code.
+A weights folder (``best_model``, ``latest``, or one shipped with the package) holds
+``weights.npz``, whose arrays carry the variables' paths (``extractor/conv1_conv/kernel``,
+``head/centres``; ``training/...`` is only of use to resume), and ``config.yaml``, the config that
+made them. Reading executes nothing: no pickle, no code.
 """
 
 import io
@@ -22,6 +23,7 @@ from keras_featx.errors import ConfigError, RunError
 from keras_featx.sections import ArchSection, Config
 
 WEIGHTS, CONFIG = "weights.npz", "config.yaml"
+TRAINING = "training/"
 SHIPPED = Path(__file__).parent / "assets" / "weights"
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ def load_pretrained(
     """
     folder = weights_folder(name_or_path)
     arrays, _ = read_arrays(folder / WEIGHTS)
+    arrays = {k: v for k, v in arrays.items() if not k.startswith(TRAINING)}
     wanted = named_variables(extractor, "extractor")
     assign(wanted, {k: v for k, v in arrays.items() if k in wanted}, str(folder / WEIGHTS))
     unused = [k for k in arrays if k not in wanted]
@@ -139,13 +142,23 @@ def save_weights(
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a weights folder; an interrupted write leaves the former file whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     variables = named_variables(extractor, "extractor")
     if head is not None:
         variables |= named_variables(head, "head")
+    save_variables(folder, config_yaml, variables, state or {})
+
+
+def save_variables(
+    folder: str | os.PathLike,
+    config_yaml: str,
+    variables: Mapping[str, keras.Variable],
+    state: Mapping[str, Any],
+) -> None:
+    """Write named variables, a JSON-able state and the config as a weights folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / CONFIG, config_yaml.encode())
-    write_arrays(folder / WEIGHTS, {k: np.asarray(v) for k, v in variables.items()}, state or {})
+    write_arrays(folder / WEIGHTS, {k: np.asarray(v) for k, v in variables.items()}, state)
 
 
 def write_arrays(
