@@ -35,6 +35,11 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "augmentation": {
         "RandomResizedCrop": "keras_featx.augment:random_resized_crop",
         "RandomFlip": "keras_featx.augment:random_flip",
+        "RandomAffine": "keras_featx.augment:random_affine",
+        "ColorJitter": "keras_featx.augment:color_jitter",
+        "RandomGrayscale": "keras_featx.augment:random_grayscale",
+        "RandomSharpness": "keras_featx.augment:random_sharpness",
+        "RandomErasing": "keras_featx.augment:random_erasing",
     },
     "sampler": {"Shuffle": "keras_featx.data.samplers:shuffle"},
     "schedule": {
@@ -95,8 +100,7 @@ def parameters(kind: str, name: str, path: str) -> dict[str, Parameter]:
 @functools.cache
 def _read_parameters(where: str) -> dict[str, Parameter]:
     module, attribute = where.split(":")
-    source = Path(importlib.util.find_spec(module).origin)
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    tree = ast.parse(_source(module).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if getattr(n, "name", None) == attribute)
     if isinstance(node, ast.ClassDef):
         node = next(n for n in node.body if getattr(n, "name", None) == "__init__")
@@ -110,3 +114,9 @@ def _read_parameters(where: str) -> dict[str, Parameter]:
         value = REQUIRED if default is None else ast.literal_eval(default)
         found[argument.arg] = Parameter(argument.arg, annotation, value)
     return found
+
+
+def _source(module: str) -> Path:
+    """The file of a module. Asking Python for it would import the packages around it."""
+    package, *rest = module.split(".")
+    return Path(importlib.util.find_spec(package).origin).parent.joinpath(*rest).with_suffix(".py")

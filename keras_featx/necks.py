@@ -41,4 +41,4 @@ def dense(
         kernel_initializer=keras.initializers.RandomNormal(stddev=stddev),
         name="neck",
     )(feature)
-    return blocks.batch_norm(x, name="neck_bn") if batch_norm else x
+    return blocks.norm_act(x, None, name="neck_bn") if batch_norm else x

@@ -193,9 +193,17 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDatasetSection:
-    """The training list (name, paths: the keys of ``source`` stand beside ``transform_ops``)."""
+    """The training list (name, paths: the keys of ``source`` stand beside these).
+
+    Attributes:
+        source: The list.
+        transform_ops: Augmentation, in order.
+        turned_identities: Every image four times, by quarter turns, each a new identity; the
+            head has four times the classes.
+    """
 
     source: Component = part("dataset")
+    turned_identities: bool = False
     transform_ops: tuple[Component, ...] = part(
         "augmentation", (Component(name="RandomResizedCrop"), Component(name="RandomFlip")), True
     )

@@ -112,6 +112,13 @@ def _load_data(config: Config) -> _Data:
     if section is None:
         raise ConfigError("DataLoader.Train: missing; training needs a list of images")
     samples = lists.load_samples(section.dataset.source, "DataLoader.Train.dataset")
+    if section.dataset.turned_identities:
+        if config.Arch.image_size[0] != config.Arch.image_size[1]:
+            raise ConfigError(
+                "DataLoader.Train.dataset.turned_identities: expected a square Arch.image_size, "
+                f"got {list(config.Arch.image_size)}"
+            )
+        samples = lists.turned_identities(samples)
     stated = config.Arch.Head.args.get("class_num")
     class_num = lists.check_labels(samples, stated, "Arch.Head.class_num")
     query = gallery = None

@@ -5,8 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-ACTIVATIONS = {"hardswish": "hard_silu", "relu": "relu", "relu6": "relu6"}
-
+from keras_featx.backbones.normalization import BatchNormActivation
 
 def conv(x, filters: int, kernel_size: int, *, stride: int = 1, name: str, bias: bool = False):
     """Convolution padded symmetrically by ``(kernel_size - 1) // 2``, normal initial weights.
@@ -60,21 +59,18 @@ def _pad(x, kernel_size: int, stride: int, name: str):
     return x, "valid"
 
 
-def batch_norm(x, *, name: str):
-    """Batch normalisation with the reference's epsilon and momentum, over all replicas."""
-    return keras.layers.BatchNormalization(
+def norm_act(x, activation: str | None, *, name: str):
+    """Batch normalisation with the reference's epsilon and momentum, then the activation.
+
+    Statistics are those of the whole batch, over all replicas.
+    """
+    return BatchNormActivation(
+        activation,
         momentum=0.9,
         epsilon=1e-5,
         synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
         name=name,
     )(x)
-
-
-def activation(x, kind: str, *, name: str):
-    """``hardswish`` (x * relu6(x + 3) / 6), ``relu`` or ``relu6``."""
-    if kind not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {kind!r}")
-    return keras.layers.Activation(ACTIVATIONS[kind], name=name)(x)
 
 
 def squeeze_excite(x, *, name: str, reduction: int = 4):

@@ -3,6 +3,7 @@
 import keras
 
 from keras_featx.backbones import blocks
+from keras_featx.backbones.normalization import ACTIVATIONS
 
 # Channels are those of scale 1; sizes those of a 224-pixel input with the usual strides.
 # stage      kernel, out, squeeze-excite                    size
@@ -61,32 +62,27 @@ def lcnet(
     strides = dict(zip(STAGES, [1, *stage_strides], strict=True))
 
     x = blocks.conv(inputs, _width(STEM_CHANNELS, scale), 3, stride=stem, name="conv1_conv")
-    x = _norm_act(x, activation, "conv1")
+    x = blocks.norm_act(x, activation, name="conv1_bn")
     for stage, rows in STAGES.items():
         for i, (kernel_size, channels, gated) in enumerate(rows):
             stride = strides[stage] if i == 0 else 1
             name = f"{stage}_{i}"
             x = blocks.depthwise_conv(x, kernel_size, stride=stride, name=f"{name}_dw_conv")
-            x = _norm_act(x, activation, f"{name}_dw")
+            x = blocks.norm_act(x, activation, name=f"{name}_dw_bn")
             if gated:
                 x = blocks.squeeze_excite(x, name=f"{name}_se")
             x = blocks.conv(x, _width(channels, scale), 1, name=f"{name}_pw_conv")
-            x = _norm_act(x, activation, f"{name}_pw")
+            x = blocks.norm_act(x, activation, name=f"{name}_pw_bn")
     x = keras.layers.GlobalAveragePooling2D(keepdims=use_last_conv, name="pool")(x)
     if use_last_conv:
         x = blocks.conv(x, class_expand, 1, name="last_conv")
-        x = blocks.activation(x, activation, name="last_act")
+        x = keras.layers.Activation(ACTIVATIONS[activation], name="last_act")(x)
         x = keras.layers.Flatten(name="flatten")(x)
         x = keras.layers.Dropout(dropout, name="dropout")(x)
         if dropout_scales_inference:
             # Keras divides by (1 - rate) in training; multiplying always gives the reference.
             x = keras.layers.Rescaling(1 - dropout, name="dropout_scale")(x)
     return x
-
-
-def _norm_act(x, activation: str, name: str):
-    x = blocks.batch_norm(x, name=f"{name}_bn")
-    return blocks.activation(x, activation, name=f"{name}_act")
 
 
 def _width(channels: int, scale: float) -> int:

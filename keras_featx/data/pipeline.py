@@ -35,6 +35,7 @@ def train_dataset(
     )
     paths = tf.constant(samples.paths)
     labels = tf.constant(samples.labels, tf.int32)
+    turns = None if samples.turns is None else tf.constant(samples.turns, tf.int32)
 
     def sample(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         row, number = order.at(position)
@@ -44,7 +45,12 @@ def train_dataset(
         if window is not None:
             cut = lambda size: window(size, augment.op_seed(key, 0))  # noqa: E731
         image = images.load(paths[row], arch.image_size, arch.Preprocess, cut)
-        return augment.apply_all(pixel_ops, image, key), labels[row]
+        image = augment.apply_all(pixel_ops, image, key)
+        if turns is not None:
+            # Last: most things are their own mirror image, and mirroring after a quarter turn
+            # would show the identity of the three-quarter turn.
+            image = tf.image.rot90(image, turns[row])
+        return tf.ensure_shape(image, (*arch.image_size, 3)), labels[row]
 
     def pair(image: tf.Tensor, label: tf.Tensor):
         return {"image": image, "label": label}, {"logits": label, "scores": label}

@@ -1,0 +1,334 @@
+"""Training end to end on a few real pictures: learning, replicas, resumption, failures."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import EMOJI_MINI, tiny_config
+
+import keras_featx
+from keras_featx import checkpoints, models, weights
+from keras_featx.config import dump_config, load_config
+from keras_featx.errors import ConfigError, RunError
+from keras_featx.training import train
+
+
+def arrays(folder):
+    return weights.read_arrays(Path(folder) / "weights.npz")[0]
+
+
+def rows(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_learns_and_leaves_the_same_folder_every_time(tiny, tmp_path):
+    config = tiny(
+        "epochs=12",
+        "eval_interval=5",
+        "Arch.image_size=[64, 64]",
+        "Optimizer={name: Adam, lr: {name: Cosine, learning_rate: 0.002}}",
+        "Optimizer.margin_warmup_epoch=[2, 12]",
+        "DataLoader.Train.dataset.transform_ops=[RandomFlip]",
+    )
+    result = train(config)
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.iterdir()) == [
+        "best_model", "config.yaml", "latest", "metrics.csv", "train.log",
+    ]  # fmt: skip
+    table = rows(run)
+    assert [int(row["epoch"]) for row in table] == list(range(1, 13))
+    assert [int(row["step"]) for row in table] == [3 * e for e in range(1, 13)]
+    # Chance is 1/8 on the 8 identities.
+    assert float(table[-1]["accuracy"]) > 0.4
+    assert result["accuracy"] == pytest.approx(float(table[-1]["accuracy"]))
+    # Evaluated at epochs 5, 10 and the last; the best of those is kept.
+    scores = {int(r["epoch"]): float(r["recall@1"]) for r in table if r["recall@1"]}
+    assert list(scores) == [5, 10, 12]
+    assert result["best"] == pytest.approx(max(scores.values()))
+    assert load_config(run / "config.yaml").Arch.Head.args["class_num"] == 8
+    assert "epoch 12" in (run / "train.log").read_text()
+    # The kept weights give the score that is said of them.
+    best = load_config(run / "config.yaml", [f"Global.pretrained_model={run / 'best_model'}"])
+    assert keras_featx.evaluate(best)["recall@1"] == pytest.approx(result["best"])
+
+
+def test_two_replicas_give_the_losses_of_one_device(tiny, tmp_path):
+    losses = {}
+    for strategy in ("single", "mirrored"):
+        config = tiny(
+            f"strategy={strategy}", f"output_dir={tmp_path / strategy}", "eval_during_train=false"
+        )
+        train(config)
+        losses[strategy] = [float(row["loss"]) for row in rows(tmp_path / strategy)]
+    assert len(tf.config.list_logical_devices("CPU")) == 2
+    log = (tmp_path / "mirrored" / "train.log").read_text()
+    assert "on 2 replica(s)" in log
+    np.testing.assert_allclose(losses["mirrored"], losses["single"], rtol=1e-4)
+    one, two = arrays(tmp_path / "single/latest"), arrays(tmp_path / "mirrored/latest")
+    for path, array in one.items():
+        if "moving_" in path or path == "extractor/neck/kernel":
+            largest = np.abs(array).max()
+            np.testing.assert_allclose(two[path], array, atol=2e-3 * largest, err_msg=path)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from conftest import tiny_config
+from keras_featx import callbacks
+from keras_featx.training import train
+
+kill_at = {kill_at}
+seen = 0
+step = callbacks.Progress.on_train_batch_end
+def counted(self, batch, logs=None):
+    global seen
+    seen += 1
+    if seen == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, batch, logs)
+callbacks.Progress.on_train_batch_end = counted
+train(tiny_config(Path({folder!r}), *{overrides!r}))
+"""
+
+
+def run_in_process(folder, kill_at, *overrides):
+    folder.mkdir(exist_ok=True)
+    code = KILLED.format(
+        tests=os.path.dirname(__file__),
+        kill_at=kill_at,
+        folder=str(folder),
+        overrides=["deterministic=true", "epochs=4", "Arch.Backbone.dropout=0.2", *overrides],
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_killed_and_resumed_run_equals_one_that_was_not_stopped_bit_for_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_in_process(whole, 0)
+    assert done.returncode == 0, done.stderr
+    # Step 8 of 12 lies in the middle of the third epoch.
+    assert run_in_process(killed, 8).returncode == -signal.SIGKILL
+    assert [row["epoch"] for row in rows(killed / "run")] == ["1", "2"]
+    latest = f"Global.checkpoint={killed / 'run/latest'}"
+    done = run_in_process(killed, 0, latest)
+    assert done.returncode == 0, done.stderr
+    one, two = arrays(whole / "run/latest"), arrays(killed / "run/latest")
+    assert one.keys() == two.keys()
+    assert any("velocity" in path for path in one) and any("generator" in path for path in one)
+    for path, array in one.items():
+        np.testing.assert_array_equal(array, two[path], err_msg=path)
+    timing = ("images_per_second",)
+    for a, b in zip(rows(whole / "run"), rows(killed / "run"), strict=True):
+        assert {k: v for k, v in a.items() if k not in timing} == {
+            k: v for k, v in b.items() if k not in timing
+        }
+
+
+def test_resuming_keeps_the_best_metric(tiny, tmp_path):
+    train(tiny("epochs=1"))
+    latest = tmp_path / "run/latest"
+    state = weights.read_arrays(latest / "weights.npz")
+    # A best value that no later epoch reaches must survive, with its weights.
+    before = (tmp_path / "run/best_model/weights.npz").read_bytes()
+    weights.write_arrays(latest / "weights.npz", state[0], {**state[1], "best": 2.0})
+    result = train(tiny("epochs=2", f"checkpoint={latest}"))
+    assert result["epoch"] == 2
+    assert result["best"] == 2.0
+    assert (tmp_path / "run/best_model/weights.npz").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, tmp_path):
+    first = train(tiny())
+    before = arrays(tmp_path / "run/latest")
+    again = train(tiny(f"checkpoint={tmp_path / 'run/latest'}"))
+    assert again == first
+    for path, array in arrays(tmp_path / "run/latest").items():
+        np.testing.assert_array_equal(array, before[path])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_images(tiny, tmp_path):
+    config = tiny(
+        "Optimizer.lr={name: Constant, learning_rate: 1e30}", "eval_during_train=false", "epochs=3"
+    )
+    with pytest.raises(RunError, match=r"^the loss is (nan|inf) at step \d+ ") as error:
+        train(config)
+    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    log = (tmp_path / "run/train.log").read_text()
+    listed = log.split(f"images of step {step}:\n")[1].splitlines()[:16]
+    assert len(set(listed)) == 16 and all(Path(path).is_file() for path in listed)
+    assert str(error.value).endswith(listed[0])
+
+
+def copy_pictures(folder):
+    for row in (EMOJI_MINI / "train_list.txt").read_text().splitlines()[:48]:
+        name = row.split()[0]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(EMOJI_MINI / name, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"not an image", "Unknown image file format")],
+)
+def test_an_undecodable_image_is_named(tiny, tmp_path, content, reason):
+    copy_pictures(tmp_path)
+    config = tiny(f"DataLoader.Train.dataset.image_root={tmp_path}", "eval_during_train=false")
+    bad = tmp_path / "train/alien-monster/twemoji.png"
+    bad.write_bytes(content)
+    with pytest.raises(RunError) as error:
+        train(config)
+    assert str(error.value).startswith(
+        f"{tmp_path / 'train.txt'}: {bad}: expected a decodable image: "
+    )
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("Arch.Head.class_num=7", "{folder}/train.txt:43: label 7 is outside [0, 7), the classes "
+         "of Arch.Head.class_num (6 such rows)"),
+        ("Arch.Head.class_num=9", "Arch.Head.class_num: expected 8, as the labels of "
+         "{folder}/train.txt go from 0 to 7, got 9"),
+        ("Arch.Head.embedding_size=7", "Arch.Head.embedding_size: expected the neck's 16, got 7"),
+        ("Arch.Head.margin=4.0", "Arch.Head.margin: expected radians in [0, pi/2], got 4.0"),
+        ("Arch.Backbone.scale=-1", "Arch.Backbone.scale: expected a positive number, got -1.0"),
+        ("DataLoader.Train.sampler.batch_size=49", "DataLoader.Train.sampler.batch_size: expected "
+         "from 1 to 48 (the images of {folder}/train.txt), got 49"),
+        ("DataLoader.Train.dataset.transform_ops.0.RandomResizedCrop.scale=[0, 1]",
+         "DataLoader.Train.dataset.transform_ops.0.scale: expected 0 < low <= high <= 1, got "
+         "[0.0, 1.0]"),
+        ("Optimizer.lr={name: Cosine, learning_rate: 0.0}", "Optimizer.lr.learning_rate: expected "
+         "a positive learning rate, got 0.0"),
+        ("Loss.Train=[{CELoss: {epsilon: 1.0}}]", "Loss.Train.0.epsilon: expected in [0, 1), got "
+         "1.0"),
+        ("DataLoader.Train=null", "DataLoader.Train: missing; training needs a list of images"),
+        ("checkpoint={folder}", "Global.checkpoint: expected a folder with weights.npz (the "
+         "`latest` of a run), got '{folder}'"),
+        ("pretrained_model=emoji", "Global.pretrained_model: expected one of {shipped} or a folder "
+         "with weights.npz, got 'emoji'"),
+        ("output_dir={folder}/train.txt", "Global.output_dir: expected a folder that can be "
+         "written, got '{folder}/train.txt': File exists"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_anything_is_written(tiny, tmp_path, override, message):
+    fill = {"folder": tmp_path, "shipped": weights.shipped()}
+    override = override.replace("{folder}", str(tmp_path))
+    with pytest.raises(ConfigError) as error:
+        train(tiny(override))
+    for key, value in fill.items():
+        message = message.replace("{" + key + "}", str(value))
+    assert str(error.value) == message
+    assert [p.name for p in tmp_path.iterdir()] == ["train.txt"]
+
+
+def test_a_batch_that_does_not_divide_among_replicas_is_refused(tiny):
+    with pytest.raises(ConfigError) as error:
+        train(tiny("strategy=mirrored", "DataLoader.Train.sampler.batch_size=15"))
+    assert str(error.value) == (
+        "DataLoader.Train.sampler.batch_size: expected a multiple of the 2 replicas, got 15"
+    )
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
+    train(tiny("epochs=1", "eval_during_train=false"))
+    latest = tmp_path / "run/latest"
+    file = latest / "weights.npz"
+    cases = {
+        "Arch.Backbone.class_expand=48": f"{file}: Arch.Backbone.class_expand: expected 48 as in "
+        "the config, got 32",
+        "Optimizer.name=Adam": f"{file}: training/optimizer/2/",
+    }
+    for override, message in cases.items():
+        with pytest.raises(ConfigError) as error:
+            train(tiny(f"checkpoint={latest}", override, f"output_dir={tmp_path / 'other'}"))
+        assert str(error.value).startswith(message)
+        assert not (tmp_path / "other").exists()
+    with pytest.raises(ConfigError) as error:
+        train(tiny(f"checkpoint={tmp_path / 'run/best_model'}"))
+    assert "got weights alone; Global.pretrained_model takes those" in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        train(tiny(f"pretrained_model={latest}", "Arch.Neck.embedding_size=8"))
+    assert str(error.value) == (
+        f"{file}: extractor/neck/kernel: expected shape (32, 8), got (32, 16)"
+    )
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "pickled"])
+def test_a_damaged_checkpoint_is_refused_and_runs_nothing(tiny, tmp_path, damage):
+    train(tiny("epochs=1", "eval_during_train=false"))
+    file = tmp_path / "run/latest/weights.npz"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif damage == "text":
+        file.write_text("weights")
+    else:
+        np.savez(file, x=np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ConfigError) as error:
+        train(tiny(f"checkpoint={tmp_path / 'run/latest'}"))
+    assert str(error.value).startswith(f"{file}: expected an intact .npz of plain arrays: ")
+
+
+def test_an_interrupted_write_leaves_the_former_file_whole(tmp_path, monkeypatch):
+    file = tmp_path / "weights.npz"
+    weights.write_arrays(file, {"a": np.arange(3)}, {"epoch": 1})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        weights.write_arrays(file, {"a": np.arange(4)}, {"epoch": 2})
+    assert weights.read_arrays(file)[1] == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.npz"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_with_float32_ends(tiny, tmp_path, policy):
+    config = tiny(f"precision={policy}", "epochs=6", "eval_during_train=false")
+    extractor = models.build_extractor(config.Arch, policy)
+    head = models.build_head(config.Arch, 8)
+    classifier = models.build_classifier(extractor, head)
+    assert extractor.get_layer("blocks5_3_dw_conv").compute_dtype == policy.split("_")[1]
+    for layer in ("normalise_pixels", "embedding"):
+        assert extractor.get_layer(layer).compute_dtype == "float32"
+    assert head.centres.dtype == "float32"
+    outputs = classifier({"image": np.zeros((2, 32, 32, 3), "uint8"), "label": np.array([0, 1])})
+    assert {o.dtype for o in outputs.values()} == {tf.float32}
+    assert keras.config.dtype_policy().name == "float32"
+    train(config)
+    losses = [float(row["loss"]) for row in rows(tmp_path / "run")]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+def test_fine_tuning_takes_the_extractor_and_says_what_becomes_of_the_head(tiny, tmp_path, caplog):
+    train(tiny("epochs=1", "eval_during_train=false"))
+    config = tiny(f"pretrained_model={tmp_path / 'run/latest'}")
+    model = models.build_model(config)
+    for path, variable in weights.named_variables(model, "extractor").items():
+        np.testing.assert_array_equal(variable, arrays(tmp_path / "run/latest")[path])
+    head = models.build_head(config.Arch, 5)
+    models.build_classifier(model, head)
+    with caplog.at_level("INFO"):
+        weights.load_pretrained(str(tmp_path / "run/latest"), model, head)
+    assert "fresh class centres" in caplog.text and "(16, 8)" in caplog.text
+
+
+def test_checkpoints_of_latest_carry_their_config(tiny, tmp_path):
+    train(tiny("epochs=1", "eval_during_train=false"))
+    latest = tmp_path / "run/latest"
+    assert dump_config(load_config(latest / "config.yaml")) == (latest / "config.yaml").read_text()
+    assert checkpoints.State().history == []
