@@ -14,7 +14,7 @@ from keras_featx.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from keras_featx.evaluation import embed, evaluate
     from keras_featx.export import export
-    from keras_featx.models import build_classifier, build_model
+    from keras_featx.models import build_classifier, build_model, load_model
     from keras_featx.prediction import predict
     from keras_featx.training import train
 
@@ -24,6 +24,7 @@ _LAZY = {
     "embed": "keras_featx.evaluation",
     "evaluate": "keras_featx.evaluation",
     "export": "keras_featx.export",
+    "load_model": "keras_featx.models",
     "predict": "keras_featx.prediction",
     "train": "keras_featx.training",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "load_model",
     "predict",
     "train",
 ]

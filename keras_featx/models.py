@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterator
 
 import keras
 
+import keras_featx.backbones.normalization
+import keras_featx.heads  # noqa: F401 (both imports register layers that saved models hold)
 from keras_featx import components, weights
 from keras_featx.config import load_config
 from keras_featx.errors import ConfigError
@@ -101,6 +104,24 @@ def build_classifier(extractor: keras.Model, head: keras.Layer) -> keras.Model:
         {"logits": logits, "scores": scores},
         name="classifier",
     )
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Load a ``.keras`` file of an extractor or classifier, saved by ``model.save``.
+
+    The same as :func:`keras.saving.load_model` with this package's layers registered. Code is
+    never loaded from the file.
+
+    Raises:
+        ConfigError: If there is no such file, or it is no Keras model.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f"{path}: expected a file written by model.save")
+    try:
+        return keras.saving.load_model(path, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: expected a Keras model: {reason}") from error
 
 
 def _normalise_pixels(image, preprocess: PreprocessSection):

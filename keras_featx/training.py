@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_featx import callbacks, checkpoints, components, distribute, models, weights
@@ -69,6 +70,7 @@ def train(config: Config) -> dict[str, Any]:
                 config.Global.checkpoint, config, classifier, extractor, head
             )
 
+    dataset = _dataset(config, data, steps_per_epoch, state.epoch)
     run = _run_folder(config)  # from here on files are written
     with _log_file(run / "train.log"):
         log.info(
@@ -93,7 +95,7 @@ def train(config: Config) -> dict[str, Any]:
             _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
 
         if state.epoch < config.Global.epochs:
-            _fit(config, data, classifier, head, steps_per_epoch, state.epoch, finish_epoch)
+            _fit(config, data, dataset, classifier, head, steps_per_epoch, state, finish_epoch)
     return {**state.history[-1], "best": state.best, "output_dir": config.Global.output_dir}
 
 
@@ -150,18 +152,19 @@ def compile_classifier(classifier: keras.Model, config: Config, steps_per_epoch:
     )
 
 
-def _fit(config, data, classifier, head, steps_per_epoch, first_epoch, finish_epoch) -> None:
-    section = config.DataLoader.Train
-    dataset = pipeline.train_dataset(
+def _dataset(config: Config, data: _Data, steps_per_epoch: int, first_epoch: int):
+    return pipeline.train_dataset(
         data.samples,
         data.order,
         config.Arch,
-        section.dataset.transform_ops,
+        config.DataLoader.Train.dataset.transform_ops,
         seed=config.Global.seed,
         first_step=first_epoch * steps_per_epoch,
         last_step=config.Global.epochs * steps_per_epoch,
     )
 
+
+def _fit(config, data, dataset, classifier, head, steps_per_epoch, state, finish_epoch) -> None:
     def batch_paths(step: int) -> list[str]:
         return [data.samples.paths[row] for row in pipeline.batch_rows(data.order, step)]
 
@@ -178,7 +181,7 @@ def _fit(config, data, classifier, head, steps_per_epoch, first_epoch, finish_ep
     try:
         classifier.fit(
             dataset,
-            initial_epoch=first_epoch,
+            initial_epoch=state.epoch,
             epochs=config.Global.epochs,
             steps_per_epoch=steps_per_epoch,
             callbacks=steps,
@@ -194,8 +197,8 @@ def _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
     state.epoch += 1
     row = {
         "epoch": state.epoch,
-        "step": int(classifier.optimizer.iterations),
-        "lr": float(classifier.optimizer.learning_rate),  # of the step to come
+        "step": int(np.asarray(classifier.optimizer.iterations)),
+        "lr": float(np.asarray(classifier.optimizer.learning_rate)),  # of the step to come
         "loss": logs["loss"],
         "accuracy": logs["scores_accuracy"],
         "images_per_second": logs["images_per_second"],

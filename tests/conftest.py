@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -84,3 +85,18 @@ def tiny_config(folder, *overrides):
 @pytest.fixture
 def tiny(tmp_path):
     return lambda *overrides: tiny_config(tmp_path, *overrides)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """A run folder after one epoch without evaluation; copy it before changing anything."""
+    from keras_featx.training import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    train(tiny_config(folder, "epochs=1", "eval_during_train=false"))
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    return Path(shutil.copytree(trained_once, tmp_path / "run"))

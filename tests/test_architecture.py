@@ -1,0 +1,85 @@
+"""Imports go one way, and modules stay small enough to read."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "keras_featx"
+
+# From the bottom up: a module may import what stands in an earlier row.
+LAYERS = [
+    ["_version", "errors", "backbones", "data"],
+    ["components", "sections", "metrics", "search", "schedules"],
+    ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses"],
+    ["backbones.blocks", "heads.layers", "images", "augment", "data.lists", "distribute"],
+    ["backbones.lcnet", "heads", "necks", "optimizers", "data.samplers"],
+    ["weights", "data.pipeline"],
+    ["models", "callbacks", "checkpoints", "report", "report.plots"],
+    ["evaluation", "export.graph"],
+    ["export.saved_model", "export.litert", "export.verify", "prediction"],
+    ["export", "training"],
+    ["quickstart"],
+    ["cli"],
+]
+RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
+FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+
+def name_of(file):
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imported(file, top_level_only=True):
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_go_one_way(file):
+    name = name_of(file)
+    if not name:
+        return  # the package itself re-exports lazily
+    assert name in RANK, f"{name}: give the new module a place in LAYERS"
+    for target in imported(file):
+        inner = target.removeprefix("keras_featx.")
+        if target.startswith("keras_featx.") and inner in RANK and not name.startswith(inner):
+            own = inner.startswith(f"{name}.")  # a package over its own modules
+            assert own or RANK[inner] < RANK[name], f"{name} imports {inner}"
+
+
+@pytest.mark.parametrize("name", FRAMEWORK_FREE)
+def test_modules_below_import_no_framework(name):
+    code = (
+        f"import sys, keras_featx.{name}\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_modules_and_functions_stay_small(file):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 330, "split the module"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 70, f"{node.name}: {length} lines"
+
+
+def test_no_package_of_ours_shadows_a_common_name():
+    """tf2onnx and others install top-level `tests` and `tools`: ours are never imported by name."""
+    for file in FILES:
+        for target in imported(file, top_level_only=False):
+            assert target.split(".")[0] not in {"tests", "tools", "examples"}, file
