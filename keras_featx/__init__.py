@@ -13,7 +13,7 @@ from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from keras_featx.evaluation import embed, evaluate
-    from keras_featx.export import export
+    from keras_featx.exporters import export
     from keras_featx.models import build_classifier, build_model, load_model
     from keras_featx.prediction import predict
     from keras_featx.training import train
@@ -23,7 +23,7 @@ _LAZY = {
     "build_model": "keras_featx.models",
     "embed": "keras_featx.evaluation",
     "evaluate": "keras_featx.evaluation",
-    "export": "keras_featx.export",
+    "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",
     "predict": "keras_featx.prediction",
     "train": "keras_featx.training",

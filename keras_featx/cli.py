@@ -117,7 +117,7 @@ def _evaluate(options) -> dict:
 
 def _export(options) -> dict:
     config = load_config(options.config, options.override)
-    from keras_featx.export import export
+    from keras_featx.exporters import export
 
     return export(config, formats=options.format)
 

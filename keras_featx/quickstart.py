@@ -18,7 +18,7 @@ from keras_featx.config import load_config
 from keras_featx.data import pipeline
 from keras_featx.data.lists import Samples, load_samples
 from keras_featx.evaluation import embed, load_eval_samples, measure
-from keras_featx.export import export
+from keras_featx.exporters import export
 from keras_featx.report import plots
 from keras_featx.search import nearest
 from keras_featx.sections import Config

@@ -18,9 +18,9 @@ LAYERS = [
     ["backbones.lcnet", "heads", "necks", "optimizers", "data.samplers"],
     ["weights", "data.pipeline"],
     ["models", "callbacks", "checkpoints", "report", "report.plots"],
-    ["evaluation", "export.graph"],
-    ["export.saved_model", "export.litert", "export.verify", "prediction"],
-    ["export", "training"],
+    ["evaluation", "exporters.graph"],
+    ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
+    ["exporters", "training"],
     ["quickstart"],
     ["cli"],
 ]

@@ -7,7 +7,7 @@ from conftest import EMOJI_MINI
 
 from keras_featx.config import from_dict
 from keras_featx.data import pipeline
-from keras_featx.data.lists import Samples
+from keras_featx.data.lists import Samples, turned_identities
 from keras_featx.data.samplers import shuffle
 from keras_featx.errors import ConfigError
 
@@ -137,8 +137,10 @@ def emoji():
     return Samples("train", [str(EMOJI_MINI / p) for p in paths], np.arange(len(labels)), [])
 
 
-def batches(emoji, first_step, last_step, seed=1, ops=("RandomResizedCrop", "RandomFlip")):
-    section = from_dict({"Arch": {"image_size": [32, 40]}}).Arch
+def batches(
+    emoji, first_step, last_step, seed=1, ops=("RandomResizedCrop", "RandomFlip"), size=(32, 40)
+):
+    section = from_dict({"Arch": {"image_size": size}}).Arch
     dataset = {"name": "ClassFolders", "image_root": "x", "transform_ops": list(ops)}
     train = from_dict({"DataLoader": {"Train": {"dataset": dataset}}}).DataLoader.Train
     order = shuffle(emoji, seed, batch_size=3)
@@ -205,3 +207,18 @@ def test_without_augmentation_images_are_those_of_evaluation(emoji):
     (plain,) = plain.as_numpy_iterator()
     for step, (features, _) in enumerate(made):
         np.testing.assert_array_equal(features["image"], plain[pipeline.batch_rows(order, step)])
+
+
+def test_turned_identities_are_turned(emoji):
+    """By quarter turns counted against the clock, after everything else."""
+    turned = turned_identities(emoji)
+    order, made = batches(turned, 0, 13, ops=(), size=(32, 32))
+    preprocess = from_dict({}).Arch.Preprocess
+    (plain,) = pipeline.image_dataset(emoji.paths, (32, 32), preprocess, 10).as_numpy_iterator()
+    seen = set()
+    for features, _ in made:
+        for image, label in zip(features["image"], features["label"], strict=True):
+            source, turn = divmod(int(label), 4)
+            np.testing.assert_array_equal(image, np.rot90(plain[source], turn))
+            seen.add(turn)
+    assert seen == {0, 1, 2, 3}

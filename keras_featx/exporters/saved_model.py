@@ -1,19 +1,18 @@
 """SavedModel for TensorFlow Serving: from encoded bytes or from pixels to embeddings."""
 
-import shutil
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from keras_featx import images
-from keras_featx.export.graph import frozen
+from keras_featx.exporters.graph import frozen
 from keras_featx.models import EMBEDDING, IMAGE
 from keras_featx.sections import PreprocessSection
 
 
-def save(extractor: keras.Model, preprocess: PreprocessSection, folder: Path) -> Path:
-    """Write ``folder/1``, the layout TensorFlow Serving watches.
+def save(extractor: keras.Model, preprocess: PreprocessSection, path: Path) -> None:
+    """Write a SavedModel folder.
 
     Signatures: ``serving_default`` takes ``image_bytes``, a string vector of JPEG, PNG, GIF, BMP
     or WebP files, and decodes and resizes in the graph; ``embed_images`` takes ``image``, uint8
@@ -44,9 +43,4 @@ def save(extractor: keras.Model, preprocess: PreprocessSection, folder: Path) ->
         from_pixels, input_signature=[tf.TensorSpec((None, height, width, 3), tf.uint8, name=IMAGE)]
     )
     signatures = {"serving_default": module.from_bytes, "embed_images": module.from_pixels}
-    beside, final = folder / "1.tmp", folder / "1"
-    shutil.rmtree(beside, ignore_errors=True)
-    tf.saved_model.save(module, str(beside), signatures=signatures)
-    shutil.rmtree(final, ignore_errors=True)
-    beside.rename(final)
-    return final
+    tf.saved_model.save(module, str(path), signatures=signatures)

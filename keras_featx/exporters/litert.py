@@ -5,12 +5,12 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_featx import weights
 from keras_featx.models import EMBEDDING, IMAGE
+from keras_featx.sections import PreprocessSection
 
 
-def save(extractor: keras.Model, folder: Path) -> Path:
-    """Write ``folder/model.tflite``: float32, batch 1, signature ``serving_default``.
+def save(extractor: keras.Model, preprocess: PreprocessSection, path: Path) -> None:
+    """Write a .tflite: float32, batch 1, signature ``serving_default``. Resizing is the caller's.
 
     A fixed batch keeps the whole graph in one partition of the XNNPACK delegate.
     """
@@ -28,7 +28,4 @@ def save(extractor: keras.Model, folder: Path) -> Path:
         [serving_default.get_concrete_function(spec)], module
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.tflite"
-    weights.write_bytes(path, converter.convert())
-    return path
+    path.write_bytes(converter.convert())

@@ -1,6 +1,10 @@
-"""Write an extractor for other runtimes, and prove each artefact equal to Keras."""
+"""Write an extractor for other runtimes, and prove each artefact equal to Keras.
+
+(Named so, as a package called `export` would hide the function `keras_featx.export`.)
+"""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,14 +55,40 @@ def export(
         raise ConfigError(f"format: expected one of {list(FORMATS)}, got {unknown[0]!r}")
     if model is None and not config.Global.pretrained_model:
         raise ConfigError("Global.pretrained_model: expected the weights to export, got null")
-    if model is None:
-        from keras_featx.models import build_model
-
-        model = build_model(config)
 
     from keras_featx.evaluation import embed
-    from keras_featx.export import litert, saved_model, verify
+    from keras_featx.exporters import litert, saved_model, verify
+    from keras_featx.models import build_model
 
+    model = model or build_model(config)
+    folder = _folder(config)
+    paths = list(images or _example_images(config))
+    size, preprocess = model.input_shape[1:3], config.Arch.Preprocess
+    expected = embed(model, paths, preprocess)
+    verify.check_unit_norm(expected)
+    writers = {
+        # TensorFlow Serving watches a folder of numbered versions.
+        "saved_model": (folder / "saved_model" / "1", saved_model.save, verify.saved_model),
+        "tflite": (folder / "model.tflite", litert.save, verify.tflite),
+    }
+    result: dict[str, Any] = {}
+    largest = 0.0
+    for name in formats:
+        path, save, run = writers[name]
+        beside = path.with_name(f"{path.name}.tmp")
+        path.parent.mkdir(exist_ok=True)
+        _remove(beside)
+        save(model, preprocess, beside)
+        difference = verify.compare(expected, run(beside, paths, size, preprocess), path)
+        _remove(path)
+        beside.rename(path)
+        log.info("%s: within %.2g of Keras on %d images", path, difference, len(paths))
+        largest = max(largest, difference)
+        result[name] = str(path)
+    return {**result, "largest_difference": largest, "images": len(paths)}
+
+
+def _folder(config: Config) -> Path:
     folder = Path(config.Global.save_inference_dir or Path(config.Global.output_dir) / "inference")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,23 +97,14 @@ def export(
             f"Global.save_inference_dir: expected a folder that can be written, got "
             f"{str(folder)!r}: {error.strerror}"
         ) from None
-    paths = list(images or _example_images(config))
-    size, preprocess = model.input_shape[1:3], config.Arch.Preprocess
-    expected = embed(model, paths, preprocess)
-    result: dict[str, Any] = {}
-    largest = 0.0
-    for name in formats:
-        if name == "saved_model":
-            artefact = saved_model.save(model, preprocess, folder / "saved_model")
-            found = verify.saved_model(artefact, paths, size, preprocess)
-        else:
-            artefact = litert.save(model, folder)
-            found = verify.tflite(artefact, paths, size, preprocess)
-        difference = verify.compare(expected, found, artefact)
-        log.info("%s: within %.2g of Keras on %d images", artefact, difference, len(paths))
-        largest = max(largest, difference)
-        result[name] = str(artefact)
-    return {**result, "largest_difference": largest, "images": len(paths)}
+    return folder
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _example_images(config: Config, count: int = 8) -> list[str]:

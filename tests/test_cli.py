@@ -1,0 +1,144 @@
+"""The command line as a new user meets it: results, one-line errors, exit statuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import EMOJI_MINI, ROOT, tiny_config
+
+from keras_featx import cli
+from keras_featx.config import dump_config
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(dump_config(tiny_config(tmp_path, "epochs=1", "eval_during_train=false")))
+    return file
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, **kwargs
+    )
+
+
+def test_train_resume_eval_export_predict_by_the_tools(config_file, tmp_path):
+    """The reference's commands, one after another, on real pictures."""
+    out = tmp_path / "run"
+    done = run("tools/train.py", "-c", config_file, "--strategy", "mirrored")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["epoch"] == 1 and result["output_dir"] == str(out)
+
+    resumed = run(
+        "tools/train.py", "-c", config_file, "-o", f'Global.checkpoint="{out}/latest"',
+        "-o", "Global.epochs=2", "-o", "eval_during_train=True",
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["epoch"] == 2
+
+    best = f'Global.pretrained_model="{out}/best_model"'
+    evaluated = run("tools/eval.py", "-c", config_file, "-o", best)
+    assert evaluated.returncode == 0, evaluated.stderr
+    scores = json.loads(evaluated.stdout)
+    assert {"recall@1", "recall@5", "map", "seconds"} < scores.keys()
+    assert (scores["queries"], scores["queries_without_match"], scores["gallery"]) == (200, 0, 40)
+    assert scores["recall@1"] == pytest.approx(json.loads(resumed.stdout)["recall@1"])
+
+    exported = run("tools/export_model.py", "-c", config_file, "-o", best)
+    assert exported.returncode == 0, exported.stderr
+    written = json.loads(exported.stdout)
+    assert written["largest_difference"] < 1e-4 and written["images"] == 8
+    assert sorted(p.name for p in (out / "inference").iterdir()) == ["model.tflite", "saved_model"]
+
+    for name in ("features.npz", "features.jsonl"):
+        predicted = run(
+            "tools/predict.py", "-c", config_file, "-o", best, "--output", tmp_path / name,
+            EMOJI_MINI / "test" / "ant",
+        )  # fmt: skip
+        assert predicted.returncode == 0, predicted.stderr
+        assert json.loads(predicted.stdout)["images"] == 6
+    arrays = np.load(tmp_path / "features.npz", allow_pickle=False)
+    lines = [json.loads(line) for line in (tmp_path / "features.jsonl").open()]
+    assert [line["path"] for line in lines] == arrays["paths"].tolist()
+    np.testing.assert_array_equal(
+        np.array([line["feature"] for line in lines], "float32"), arrays["features"]
+    )
+    np.testing.assert_allclose(np.linalg.norm(arrays["features"], axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "-c", "{c}", "-o", "epoch=1"],
+         "error: Global.epoch: unknown key; did you mean 'epochs'?"),
+        (["train", "-c", "none.yaml"],
+         "error: none.yaml: expected a readable YAML file: No such file or directory"),
+        (["eval", "-c", "{c}"],
+         "error: Global.pretrained_model: expected the weights to evaluate, got null"),
+        (["export", "-c", "{c}"],
+         "error: Global.pretrained_model: expected the weights to export, got null"),
+        (["export", "-c", "{c}", "--format", "onxx"],
+         "error: format: expected one of ['saved_model', 'tflite'], got 'onxx'"),
+        (["predict", "-c", "{c}", "x.png"],
+         "error: x.png: expected an image or a folder of images, found neither"),
+        (["predict", "x.png"],
+         "error: -c FILE.yaml: missing (or -o Global.pretrained_model=NAME)"),
+        (["predict", "-c", "{c}", "--output", "a.csv", "x.png"],
+         "error: --output: expected a name ending in .npz or .jsonl, got 'a.csv'"),
+        (["predict", "-c", "{c}", "--output", "/none/a.npz", "x.png"],
+         "error: --output: expected a folder that can be written, got /none"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line_and_status_2(arguments, message, config_file, capsys):
+    status = cli.main([a.replace("{c}", str(config_file)) for a in arguments])
+    output = capsys.readouterr()
+    assert (status, output.out) == (2, "")
+    assert output.err.splitlines()[-1] == message
+
+
+def test_a_failure_is_one_line_and_status_1(config_file, tmp_path, capsys, trained):
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    weights = f"Global.pretrained_model={trained / 'best_model'}"
+    target = tmp_path / "f.npz"
+    arguments = ["predict", "-c", str(config_file), "-o", weights, "--output", str(target)]
+    assert cli.main([*arguments, str(bad)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    last = output.err.splitlines()[-1]
+    assert last.startswith(f"error: embedding: {bad}: expected a decodable image: ")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"]])
+def test_argparse_refuses_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: keras-featx" in capsys.readouterr().err
+
+
+def test_help_and_config_errors_do_not_wait_for_tensorflow(config_file):
+    """No clock here (benchmarks measure time): what takes the time must not be imported."""
+    probe = (
+        "import sys\n"
+        "from keras_featx import cli\n"
+        "try:\n"
+        "    status = cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n"
+        "    status = stop.code\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(status)"
+    )
+    for arguments, status in (
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["train", "-c", str(config_file), "-o", "Arch.Backbone.scal=1"], 2),
+    ):
+        done = run("-c", probe, *arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == status, done.stderr

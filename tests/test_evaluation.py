@@ -1,0 +1,126 @@
+"""Embedding files and evaluating lists."""
+
+import numpy as np
+import pytest
+from conftest import EMOJI_MINI, randomize
+
+import keras_featx
+from keras_featx import models
+from keras_featx.errors import ConfigError, RunError
+from keras_featx.evaluation import embed, load_eval_samples
+from keras_featx.sections import PreprocessSection
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    from conftest import tiny_config
+
+    config = tiny_config(tmp_path_factory.mktemp("e"))
+    return randomize(models.build_extractor(config.Arch))
+
+
+def pictures(count):
+    return sorted(str(p) for p in (EMOJI_MINI / "test").rglob("*.png"))[:count]
+
+
+def test_embeddings_do_not_depend_on_the_batch(extractor):
+    whole = embed(extractor, pictures(10), batch_size=10)
+    np.testing.assert_allclose(embed(extractor, pictures(10), batch_size=3), whole, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+
+
+def test_embeddings_are_those_of_the_model_on_the_decoded_pixels(extractor):
+    """Pixels decoded and resized by another library."""
+    import matplotlib.image
+
+    path = pictures(1)[0]
+    pixels = matplotlib.image.imread(path)[..., :3] * 255
+    # Halving with pixel centres at halves is the mean of the two middle pixels of four.
+    small = (pixels[0::2, 0::2] + pixels[1::2, 0::2] + pixels[0::2, 1::2] + pixels[1::2, 1::2]) / 4
+    expected = extractor(np.round(small)[None])
+    found = embed(extractor, [path], PreprocessSection(interpolation="area"))
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+
+
+def test_evaluate_equals_brute_force(tiny, extractor):
+    config = tiny()
+    result = keras_featx.evaluate(config, extractor)
+    query, gallery = load_eval_samples(config)
+    similarity = embed(extractor, query.paths) @ embed(extractor, gallery.paths).T
+    hits = precision = 0.0
+    for row, label in zip(similarity, query.labels, strict=True):
+        order = np.argsort(-row, kind="stable")
+        rank = int(np.flatnonzero(gallery.labels[order] == label)[0]) + 1
+        hits += rank == 1
+        precision += 1 / rank  # each identity has one gallery picture
+    assert result["recall@1"] == pytest.approx(hits / 200)
+    assert result["map"] == pytest.approx(precision / 200)
+
+
+def test_an_image_in_query_and_gallery_is_refused_without_ids(tiny, tmp_path):
+    query = EMOJI_MINI / "query_list.txt"
+    same = f"DataLoader.Eval.Gallery.dataset.cls_label_path={query}"
+    with pytest.raises(ConfigError) as error:
+        load_eval_samples(tiny(same))
+    assert "is also in the gallery" in str(error.value) and "(200 such images)" in str(error.value)
+    # With a number unique to each image, the reference's third column, it is excluded instead.
+    rows = query.read_text().splitlines()
+    unique = tmp_path / "unique.txt"
+    unique.write_text("".join(f"{row} {i}\n" for i, row in enumerate(rows)))
+    dataset = f"{{name: VeriWild, image_root: {EMOJI_MINI}, cls_label_path: {unique}}}"
+    both = [f"DataLoader.Eval.{part}.dataset={dataset}" for part in ("Query", "Gallery")]
+    query_samples, gallery_samples = load_eval_samples(tiny(*both))
+    assert query_samples.ids.tolist() == gallery_samples.ids.tolist()
+    one_sided = [both[0], f"DataLoader.Eval.Gallery.dataset.cls_label_path={query}"]
+    with pytest.raises(ConfigError) as error:
+        load_eval_samples(tiny(*one_sided))
+    assert str(error.value) == (
+        "DataLoader.Eval.Gallery: expected ids (a third column) in both lists"
+    )
+
+
+def test_folders_are_matched_by_name(tiny, tmp_path, extractor):
+    """The gallery holds one identity less: labels by position would be off by one."""
+    import shutil
+
+    names = sorted(p.name for p in (EMOJI_MINI / "test").iterdir())[:4]
+    for name in names:
+        (tmp_path / "q" / name).mkdir(parents=True)
+        shutil.copy(EMOJI_MINI / "test" / name / "twemoji.png", tmp_path / "q" / name)
+        if name != names[0]:
+            (tmp_path / "g" / name).mkdir(parents=True)
+            shutil.copy(EMOJI_MINI / "test" / name / "twemoji.png", tmp_path / "g" / name)
+    config = tiny(
+        f"DataLoader.Eval.Query.dataset={{name: ClassFolders, image_root: {tmp_path}/q}}",
+        f"DataLoader.Eval.Gallery.dataset={{name: ClassFolders, image_root: {tmp_path}/g}}",
+    )
+    result = keras_featx.evaluate(config, extractor)
+    # Byte-identical pictures: each query finds its own identity if labels are matched by name.
+    assert result["recall@1"] == 1
+    assert (result["queries"], result["queries_without_match"], result["gallery"]) == (3, 1, 3)
+
+
+def test_an_undecodable_image_is_never_skipped(tiny, tmp_path, extractor):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes((EMOJI_MINI / "test/ant/noto.png").read_bytes()[:100])
+    with pytest.raises(RunError) as error:
+        embed(extractor, [*pictures(3), str(bad)])
+    assert str(error.value).startswith(f"embedding: {bad}: expected a decodable image: ")
+
+
+def test_broken_weights_are_named(tiny):
+    model = models.build_extractor(tiny().Arch)
+    model.get_layer("neck").kernel.assign(np.full((32, 16), np.nan))
+    with pytest.raises(RunError, match="an embedding that is not finite"):
+        embed(model, pictures(2))
+
+
+def test_missing_parts_are_named(tiny):
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate(tiny("DataLoader.Eval=null"))
+    assert str(error.value) == "DataLoader.Eval: missing; evaluation needs Query and Gallery"
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate(tiny())
+    assert str(error.value) == (
+        "Global.pretrained_model: expected the weights to evaluate, got null"
+    )
