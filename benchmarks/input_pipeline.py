@@ -55,7 +55,7 @@ def main() -> None:
         metavar="FOLDER",
         help="a checkout of PaddleClas, for its own ppcls.data (not in its package on PyPI)",
     )
-    parser.add_argument("--steps", type=int, default=20, help="in a run; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=40, help="in a run; default: %(default)s")
     parser.add_argument("--images", type=int, default=200, help="default: %(default)s")
     args = parser.parse_args()
     side_by_side.note("timm is left out: it brings no input pipeline without torchvision's")

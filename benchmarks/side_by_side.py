@@ -32,8 +32,11 @@ def serve(run: Callable[[int], list[float]], **about) -> None:
     out = private_stdout()
     print(json.dumps({"about": about}), file=out, flush=True)
     for line in sys.stdin:
+        before = sum(os.times()[:4])
         seconds = run(int(line.split()[1]))
-        print(json.dumps({"seconds": seconds, "peak_mib": peak_memory()}), file=out, flush=True)
+        cpu = sum(os.times()[:4]) - before  # with that of child processes which have ended
+        answer = {"seconds": seconds, "cpu": cpu, "peak_mib": peak_memory()}
+        print(json.dumps(answer), file=out, flush=True)
 
 
 def private_stdout():
@@ -67,6 +70,8 @@ class Worker:
     def __init__(self, name: str, python: str, script: Path, args: Sequence, threads: int):
         self.name = name
         self.seconds: list[float] = []
+        self.steps = 0
+        self.cpu = 0.0
         self.peak_mib = 0
         counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         path = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
@@ -93,6 +98,8 @@ class Worker:
         answer = self._answer()
         if keep:
             self.seconds += answer["seconds"]
+            self.steps += steps
+            self.cpu += answer["cpu"]
         self.peak_mib = answer["peak_mib"]
         time.sleep(SETTLE)
 
@@ -108,12 +115,13 @@ class Worker:
         return json.loads(line)
 
     def rates(self, per_step: int) -> dict:
-        """Images per second by the median and the fastest step, and peak memory."""
+        """Images per second by the median and the fastest step; per second of processor time."""
         median, least = statistics.median(self.seconds), min(self.seconds)
         return {
             "median": round(per_step / median, 2),
             "best": round(per_step / least, 2),
-            "steps": len(self.seconds),
+            "per_cpu_second": round(per_step * self.steps / self.cpu, 2),
+            "steps": self.steps,
             "peak_mib": self.peak_mib,
         }
 

@@ -146,3 +146,7 @@ def _quickstart(options) -> dict:
     result, report = quickstart(options.output, options.override)
     print(report)
     return result
+
+
+if __name__ == "__main__":
+    run()

@@ -47,7 +47,8 @@ def main(scale: float, pixels: int, batch: int, threads: int) -> None:
     classifier.make_train_function()
 
     def train() -> None:
-        tf.nest.map_structure(np.asarray, classifier.train_function(batches))  # waits for the step to end
+        logs = classifier.train_function(batches)
+        tf.nest.map_structure(np.asarray, logs)  # waits for the step to end
 
     side_by_side.serve(
         lambda steps: side_by_side.time_steps(train, steps),

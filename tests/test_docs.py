@@ -1,0 +1,99 @@
+"""Every code block of the README and of docs/, and every docstring example, runs.
+
+Blocks run in order in a folder that looks like a clone. Left out are only installation (it went
+before) and the test command itself.
+"""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import keras_featx
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LANGUAGES = {"python", "bash", "yaml", "text", "json"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "tools", "keras_featx"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def shell_lines(block):
+    """The commands of a block, with continued lines joined and installation left out."""
+    for line in block.replace("\\\n", " ").splitlines():
+        line = re.sub(r"^pip install [^&]*(&& )?", "", line.strip())
+        if line and not line.startswith(("#", "pytest")):
+            yield line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_runs(page, clone):
+    blocks = BLOCK.findall(page.read_text())
+    assert {language for language, _ in blocks} <= LANGUAGES
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+    }
+    code = []
+    for language, block in blocks:
+        if language == "bash":
+            for line in shell_lines(block):
+                line = re.sub(r"^keras-featx ", "python -m keras_featx.cli ", line)
+                done = subprocess.run(
+                    line, shell=True, cwd=clone, env=env, capture_output=True, text=True
+                )
+                assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+        elif language == "python":
+            code.append(block)
+    if code:
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(code)],
+            cwd=clone, env=env, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def modules():
+    for info in pkgutil.walk_packages(keras_featx.__path__, "keras_featx."):
+        yield info.name
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if n != "keras_featx.training"])
+def test_docstring_examples_run(name, clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+@pytest.mark.slow
+def test_the_example_of_train_runs(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    result = doctest.testmod(importlib.import_module("keras_featx.training"))
+    assert result.failed == 0 and result.attempted > 0
+
+
+def test_the_readme_is_short_and_starts_with_code():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 200
+    assert any(line.startswith("```") for line in lines[:30])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
