@@ -72,7 +72,9 @@ def predict_to_file(
     """
     output = Path(output)
     if output.suffix not in (".npz", ".jsonl"):
-        raise ConfigError(f"--output: expected a name ending in .npz or .jsonl, got {str(output)!r}")
+        raise ConfigError(
+            f"--output: expected a name ending in .npz or .jsonl, got {str(output)!r}"
+        )
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"--output: expected a folder that can be written, got {output.parent}")
     started = time.perf_counter()

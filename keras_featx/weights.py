@@ -161,9 +161,7 @@ def save_variables(
     write_arrays(folder / WEIGHTS, {k: np.asarray(v) for k, v in variables.items()}, state)
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Write named arrays and a JSON-able state as one ``.npz``."""
     buffer = io.BytesIO()
     np.savez(buffer, **{"__state__": np.array(json.dumps(state))}, **arrays)

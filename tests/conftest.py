@@ -52,7 +52,9 @@ def tiny_config(folder, *overrides):
     (folder / "train.txt").write_text("\n".join(rows) + "\n")
     dataset = {"name": "ImageNetDataset", "image_root": str(EMOJI_MINI)}
     evaluated = {
-        part: {"dataset": {**dataset, "cls_label_path": str(EMOJI_MINI / f"{part.lower()}_list.txt")}}
+        part: {
+            "dataset": {**dataset, "cls_label_path": str(EMOJI_MINI / f"{part.lower()}_list.txt")}
+        }
         for part in ("Query", "Gallery")
     }
     tree = {

@@ -83,3 +83,10 @@ def test_no_package_of_ours_shadows_a_common_name():
     for file in FILES:
         for target in imported(file, top_level_only=False):
             assert target.split(".")[0] not in {"tests", "tools", "examples"}, file
+
+
+def test_the_linter_finds_nothing():
+    ruff = [sys.executable, "-m", "ruff"]
+    for command in (["check", "."], ["format", "--check", "."]):
+        done = subprocess.run([*ruff, *command], cwd=PACKAGE.parent, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout

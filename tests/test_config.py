@@ -191,8 +191,10 @@ def test_every_shipped_config_loads_and_builds(file):
     extractor = models.build_extractor(config.Arch)
     size = config.Arch.Neck.args["embedding_size"]
     assert extractor.output_shape == (None, size)
-    models.build_classifier(extractor, models.build_head(config.Arch, None if
-                            "class_num" in config.Arch.Head.args else 10))
+    models.build_classifier(
+        extractor,
+        models.build_head(config.Arch, None if "class_num" in config.Arch.Head.args else 10),
+    )
     build_augmentations(config.DataLoader.Train.dataset.transform_ops, "")
     build_optimizer(config.Optimizer, config.Global.epochs, 10)
 

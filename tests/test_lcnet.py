@@ -110,7 +110,9 @@ def test_inference_equals_the_reference(parity):
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
     outputs = classifier(feed, training=False)
     close(outputs["scores"], golden[f"{case}eval/logits_eval_cos"], 2e-5)
-    np.testing.assert_allclose(outputs["logits"], golden[f"{case}headtrain/logits_train"], atol=1e-4 * 64 / 30)
+    np.testing.assert_allclose(
+        outputs["logits"], golden[f"{case}headtrain/logits_train"], atol=1e-4 * 64 / 30
+    )
 
 
 def test_gradients_equal_the_reference(parity):
@@ -136,7 +138,9 @@ def test_a_training_step_equals_the_reference(parity):
     classifier = golden_model(golden, name, image, dropout=0.0)
     label = golden[f"{case}y"][:, 0]
     loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    feature = keras.Model(classifier.inputs, [classifier.get_layer(feature_layer(name)).output, *classifier.outputs])
+    feature = keras.Model(
+        classifier.inputs, [classifier.get_layer(feature_layer(name)).output, *classifier.outputs]
+    )
     with tf.GradientTape() as tape:
         found, logits, _ = feature({"image": image, "label": label}, training=True)
         loss = loss_fn(label, logits)
@@ -227,8 +231,10 @@ def test_every_weight_gets_a_gradient(size):
     [
         ({"scale": 0.0}, "scale: expected a positive number, got 0.0"),
         ({"dropout": 1.0}, "dropout: expected in [0, 1), got 1.0"),
-        ({"stride_list": [2, 2, 2, 2, 3]}, "stride_list: expected strides of 1 or 2, got [2, 2, 2, 2, 3]"),
-        ({"activation": "gelu"}, "activation: expected one of ['hardswish', 'relu', 'relu6'], got 'gelu'"),
+        ({"stride_list": [2, 2, 2, 2, 3]}, "stride_list: expected strides of 1 or 2, got "
+         "[2, 2, 2, 2, 3]"),
+        ({"activation": "gelu"}, "activation: expected one of ['hardswish', 'relu', 'relu6'], got "
+         "'gelu'"),
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(arguments, message):

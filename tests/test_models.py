@@ -79,7 +79,10 @@ def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
 
 def test_load_model_refuses_what_is_no_model(tmp_path):
     (tmp_path / "a.keras").write_text("no")
-    for name, message in {"a.keras": "expected a Keras model", "b.keras": "expected a file"}.items():
+    for name, message in {
+        "a.keras": "expected a Keras model",
+        "b.keras": "expected a file",
+    }.items():
         with pytest.raises(ConfigError, match=message):
             keras_featx.load_model(tmp_path / name)
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_featx.backbones.normalization import BatchNormActivation
 
+
 def conv(x, filters: int, kernel_size: int, *, stride: int = 1, name: str, bias: bool = False):
     """Convolution padded symmetrically by ``(kernel_size - 1) // 2``, normal initial weights.
 

@@ -34,6 +34,4 @@ def arc_margin(cosine, margin, easy_margin: bool = False):
     shifted = cosine * ops.cos(margin) - sine * ops.sin(margin)
     if easy_margin:
         return ops.where(cosine > 0, shifted, cosine)
-    return ops.where(
-        cosine > -ops.cos(margin), shifted, cosine - margin * ops.sin(margin)
-    )
+    return ops.where(cosine > -ops.cos(margin), shifted, cosine - margin * ops.sin(margin))
