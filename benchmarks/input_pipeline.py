@@ -80,7 +80,8 @@ def main() -> None:
         "input_pipeline",
         "python benchmarks/input_pipeline.py --paddle-python PADDLE_PYTHON "
         + ("--paddleclas PADDLECLAS " if args.paddleclas else "")
-        + f"--rounds {args.rounds} --threads {args.threads}",
+        + f"--rounds {args.rounds} --steps {args.steps} --threads {args.threads} "
+        + f"--images {args.images}",
         rows,
         threads=args.threads,
         images={"count": args.images, "mean_bytes": size},

@@ -43,7 +43,8 @@ def main() -> None:
     side_by_side.write_results(
         "train_step",
         "python benchmarks/train_step.py --paddle-python PADDLE_PYTHON --timm-python TIMM_PYTHON "
-        f"--rounds {args.rounds} --threads {args.threads}",
+        f"--rounds {args.rounds} --steps {args.steps} --threads {args.threads} "
+        f"--cases {' '.join(args.cases)}",
         rows,
         threads=args.threads,
         versions=versions,

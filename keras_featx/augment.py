@@ -92,7 +92,8 @@ def random_flip(*, probability: float = 0.5) -> Augmentation:
 
     def flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draw = tf.random.stateless_uniform([], seed)
-        return tf.where(draw < probability, tf.reverse(image, [1]), image)
+        # A branch not taken costs nothing; `where` would compute both.
+        return tf.cond(draw < probability, lambda: tf.reverse(image, [1]), lambda: image)
 
     return flip
 
@@ -199,9 +200,12 @@ def random_grayscale(*, probability: float = 0.1) -> Augmentation:
     _check_probability(probability)
 
     def grey(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        luma = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+        def luma():
+            value = tf.reduce_sum(image * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+            return tf.broadcast_to(value, tf.shape(image))
+
         draw = tf.random.stateless_uniform([], seed)
-        return tf.where(draw < probability, tf.broadcast_to(luma, tf.shape(image)), image)
+        return tf.cond(draw < probability, luma, lambda: image)
 
     return grey
 
@@ -214,9 +218,12 @@ def random_sharpness(
 
     def sharpen(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draw = tf.random.stateless_uniform([2], seed)
-        change = tf.where(draw[0] < probability, _between(draw[1], *amount), 0.0)
-        smooth = tf.nn.avg_pool2d(image[None], 3, 1, "SAME")[0]
-        return image + change * (image - smooth)
+
+        def changed():
+            smooth = tf.nn.avg_pool2d(image[None], 3, 1, "SAME")[0]
+            return image + _between(draw[1], *amount) * (image - smooth)
+
+        return tf.cond(draw[0] < probability, changed, lambda: image)
 
     return sharpen
 
@@ -248,8 +255,11 @@ def random_erasing(
         inside = (tf.abs(rows - draw[3]) < half[0])[:, None] & (
             tf.abs(columns - draw[4]) < half[1]
         )[None]
-        inside &= draw[0] < probability
-        return tf.where(inside[..., None], 255 * draw[5:], image)
+        return tf.cond(
+            draw[0] < probability,
+            lambda: tf.where(inside[..., None], 255 * draw[5:], image),
+            lambda: image,
+        )
 
     return erase
 

@@ -7,16 +7,20 @@ epoch.
 """
 
 import dataclasses
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_featx import weights
-from keras_featx.config import dump_config, to_dict
+from keras_featx.config import dump_config, load_config, to_dict
 from keras_featx.errors import ConfigError
 from keras_featx.sections import Config
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -72,9 +76,7 @@ def restore(
             f"{path}: expected a checkpoint to resume from (the `latest` of a run), got weights "
             "alone; Global.pretrained_model takes those"
         )
-    differing = _first_difference(to_dict(config)["Arch"], meta["arch"], "Arch")
-    if differing:
-        key, ours, theirs = differing
+    for key, ours, theirs in _differences(to_dict(config)["Arch"], meta["arch"], "Arch"):
         raise ConfigError(f"{path}: {key}: expected {ours!r} as in the config, got {theirs!r}")
     variables = _variables(classifier, extractor, head)
     weights.assign(variables, arrays, str(path))
@@ -84,7 +86,19 @@ def restore(
             f"{path}: {unused[0]} has no place here ({len(unused)} such arrays): expected a "
             "checkpoint made with the same Optimizer"
         )
+    _warn_of_changes(config, load_config(path.with_name(weights.CONFIG)))
     return State(epoch=meta["epoch"], best=meta["best"], history=meta["history"])
+
+
+def _warn_of_changes(config: Config, before: Config) -> None:
+    """A resumed run equals an uninterrupted one only under the same config; say what differs."""
+    ours, theirs = to_dict(config), to_dict(before)
+    sections = [("Loss", "Loss"), ("Optimizer", "Optimizer"), ("DataLoader.Train", "Train")]
+    for tree in (ours, theirs):
+        tree["Train"] = tree["DataLoader"]["Train"]
+    for path, key in sections:
+        for differing in _differences(ours[key], theirs[key], path):
+            log.warning("resuming with %s: %r, the checkpoint was made with %r", *differing)
 
 
 def _variables(classifier, extractor, head) -> dict[str, keras.Variable]:
@@ -101,11 +115,10 @@ def _variables(classifier, extractor, head) -> dict[str, keras.Variable]:
     return named
 
 
-def _first_difference(ours: Any, theirs: Any, path: str) -> tuple[str, Any, Any] | None:
+def _differences(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which two nested dicts differ, with both values."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in [*ours, *(k for k in theirs if k not in ours)]:
-            found = _first_difference(ours.get(key), theirs.get(key), f"{path}.{key}")
-            if found:
-                return found
-        return None
-    return None if ours == theirs else (path, ours, theirs)
+            yield from _differences(ours.get(key), theirs.get(key), f"{path}.{key}")
+    elif ours != theirs:
+        yield path, ours, theirs

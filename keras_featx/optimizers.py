@@ -33,7 +33,8 @@ def build_optimizer(
     if section.name == "Adam":
         return AdamL2(rate, l2=decay, **adam)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=section.weight_decay, **adam)
-    optimizer.exclude_from_weight_decay(var_names=[f"/{name}$" for name in NOT_DECAYED])
+    # Keras searches these in `layer/gamma:0`, the name TensorFlow gives.
+    optimizer.exclude_from_weight_decay(var_names=[rf"\b{name}\b" for name in NOT_DECAYED])
     return optimizer
 
 
@@ -57,11 +58,17 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"table": self.table.tolist()}
 
 
+def _exempt(variable) -> bool:
+    """Whether a variable is not decayed; Keras hands over its own or TensorFlow's."""
+    path = getattr(variable, "path", None) or variable.name.split(":")[0]
+    return path.rsplit("/", 1)[-1] in NOT_DECAYED
+
+
 class _L2:
     """Adds ``l2 * weight`` to the gradient of every weight that is decayed."""
 
     def update_step(self, gradient, variable, learning_rate):
-        if self.l2 and variable.path.rsplit("/", 1)[-1] not in NOT_DECAYED:
+        if self.l2 and not _exempt(variable):
             gradient = gradient + self.l2 * ops.cast(variable, gradient.dtype)
         self._update(gradient, variable, learning_rate)
 
@@ -100,8 +107,9 @@ class Momentum(_L2, keras.optimizers.Optimizer):
         velocity = self._velocities[self._get_variable_index(variable)]
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        self.assign(velocity, self.momentum * velocity + gradient)
-        step = gradient + self.momentum * velocity if self.nesterov else velocity
+        moved = self.momentum * ops.cast(velocity, variable.dtype) + gradient
+        self.assign(velocity, moved)
+        step = gradient + self.momentum * moved if self.nesterov else moved
         self.assign_sub(variable, rate * step)
 
     def get_config(self):

@@ -227,6 +227,8 @@ def _with_class_num(config: Config, class_num: int) -> Config:
 def _run_folder(config: Config) -> Path:
     """Make the run folder and write the resolved config into it."""
     run = Path(config.Global.output_dir)
+    if (run / "metrics.csv").exists() and not config.Global.checkpoint:
+        log.warning("%s holds an earlier run; its files are being replaced", run)
     try:
         run.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(run / "config.yaml", dump_config(config).encode())

@@ -87,7 +87,7 @@ def test_windows_have_the_statistics_of_the_reference(data_dir):
     [
         ((240, 320), {}),
         ((320, 240), {}),
-        ((60, 400), {}),  # the bound caps the share
+        ((60, 400), {}),  # the aspect bounds the largest share
         ((100, 100), {"scale": (0.5, 0.6), "ratio": (0.5, 2.0)}),
     ],
 )
@@ -98,6 +98,15 @@ def test_windows_are_distributed_as_in_the_reference(size, arguments):
         ours.T, reference.T, ("top", "left", "height", "width"), strict=True
     ):
         assert ks_2samp(ours_column, column).pvalue > 1e-6, name
+
+
+def test_windows_of_a_narrow_image_have_its_whole_height():
+    """The aspect bounds even the smallest share; the side is then cut to 29 or 30 by rounding."""
+    ours = draw_windows(augment.random_resized_crop(), (30, 600), DRAWS)
+    reference = reference_windows(30, 600, DRAWS)
+    assert set(ours[:, 2]) <= {29, 30}
+    for column, name in ((1, "left"), (3, "width")):
+        assert ks_2samp(ours[:, column], reference[:, column]).pvalue > 1e-6, name
 
 
 def test_every_place_is_as_likely():
@@ -371,8 +380,7 @@ def test_sharpness_goes_away_from_the_mean():
 def test_erasing_paints_one_rectangle():
     image = np.full((60, 80, 3), -1.0, "float32")  # no colour
     erase = augment.random_erasing(probability=0.5, area=(0.1, 0.2), ratio=0.5)
-    painted = 0
-    whole = []
+    painted, whole, draws = 0, [], []
     for one in applied(erase, image, 1000):
         inside = (one != -1).any(axis=2)
         if not inside.any():
@@ -383,10 +391,14 @@ def test_erasing_paints_one_rectangle():
         assert inside.sum() == len(rows) * len(columns)
         colours = np.unique(one[inside], axis=0)
         assert len(colours) == 1 and (colours >= 0).all() and (colours <= 255).all()
+        draws.append((*colours[0], rows.mean(), columns.mean()))
         if rows[0] > 0 and columns[0] > 0 and rows[-1] < 59 and columns[-1] < 79:
             whole.append((len(rows) / 60, len(columns) / 80))  # not cut by the edge
     assert painted / 1000 == pytest.approx(0.5, abs=5 * (0.25 / 1000) ** 0.5)
     height, width = np.array(whole).T
+    draws = np.array(draws).T
+    assert all(spread(channel, 0, 255) for channel in draws[:3])
+    assert np.abs(np.corrcoef(draws) - np.eye(5)).max() < 0.3
     slack = 1 / 13 + 1 / 17  # the shortest sides, in pixels, may each be one off
     assert (height * width > 0.1 * (1 - slack)).all() and (height * width < 0.2 * (1 + slack)).all()
     assert (height / width > 0.5 * (1 - slack)).all() and (height / width < 2 * (1 + slack)).all()

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import keras_featx
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "mobile" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"python", "bash", "yaml", "text", "json"}
 
@@ -39,7 +39,7 @@ def shell_lines(block):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: "/".join(p.parts[-2:]))
 def test_every_block_runs(page, clone):
     blocks = BLOCK.findall(page.read_text())
     assert {language for language, _ in blocks} <= LANGUAGES
@@ -92,7 +92,7 @@ def test_the_readme_is_short_and_starts_with_code():
     assert any(line.startswith("```") for line in lines[:30])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: "/".join(p.parts[-2:]))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not target.startswith("http"):

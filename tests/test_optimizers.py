@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from paddle_names import our_path, to_keras
 from test_lcnet import golden_model, images
 
@@ -73,11 +74,34 @@ def test_rules_equal_the_reference(golden, name):
     )
 
 
+@pytest.mark.parametrize("name", ["Momentum", "SGD", "Adam", "AdamW"])
+def test_the_keys_of_a_config_reach_the_rule(name):
+    keys = {"clip_norm": 3.0}
+    if name in ("Momentum", "SGD"):
+        keys |= {"momentum": 0.7, "nesterov": True}
+    else:
+        keys |= {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3}
+    if name == "AdamW":
+        keys["weight_decay"] = 0.02
+    rule = section({"name": "Constant", "learning_rate": 0.5}, name=name, **keys)
+    optimizer = build_optimizer(rule, epochs=1, steps_per_epoch=1)
+    keys["global_clipnorm"] = keys.pop("clip_norm")
+    assert {key: getattr(optimizer, key) for key in keys} == keys
+    assert float(optimizer.learning_rate) == 0.5
+
+
 def test_the_rate_is_outside_the_velocity(golden):
     """Where the rate changes, Keras' SGD goes another way."""
     rate = TableSchedule(golden["opt/lrs"])
     keras_way = trajectory(keras.optimizers.SGD(rate, momentum=0.9), golden, 8)
     assert np.abs(keras_way - golden["opt/momentum0.9"]).max() > 1e-2
+
+
+DECAYS = [  # rule and what it leaves of a decayed weight of 1 at a rate of 0.5
+    ({"name": "Momentum", "regularizer": 0.1}, 0.95),  # 1 - rate * coeff
+    ({"name": "AdamW", "weight_decay": 0.1}, 0.95),
+    ({"name": "Adam", "regularizer": 0.1}, 0.5),  # Adam's first step is a whole rate
+]
 
 
 def normalised_layers():
@@ -87,27 +111,40 @@ def normalised_layers():
     )
     for weight in model.trainable_weights:
         weight.assign(np.ones(weight.shape))
-    return {w.name: w for w in model.trainable_weights}
+    return model
 
 
-@pytest.mark.parametrize(
-    ("rule", "kept"),
-    [
-        ({"name": "Momentum", "regularizer": 0.1}, 0.95),  # 1 - rate * coeff
-        ({"name": "AdamW", "weight_decay": 0.1}, 0.95),
-        ({"name": "Adam", "regularizer": 0.1}, 0.5),  # Adam's first step is a whole rate
-    ],
-)
-def test_scales_and_offsets_of_normalisation_are_not_decayed(rule, kept):
-    optimizer = build_optimizer(
-        section({"name": "Constant", "learning_rate": 0.5}, **rule), epochs=1, steps_per_epoch=1
-    )
-    weights = normalised_layers()
+def check_decay(model, kept):
+    """On every replica."""
+    weights = {w.name: w.value for w in model.trainable_weights}
     assert sorted(weights) == ["beta", "bias", "gamma", "kernel"]
-    variables = list(weights.values())
-    optimizer.apply([keras.ops.zeros(v.shape) for v in variables], variables)
     for name, value in (("kernel", kept), ("bias", kept), ("gamma", 1.0), ("beta", 1.0)):
-        np.testing.assert_allclose(weights[name], np.full(weights[name].shape, value), atol=1e-5)
+        for replica in getattr(weights[name], "values", [weights[name]]):
+            expected = np.full(replica.shape, value)
+            np.testing.assert_allclose(replica.numpy(), expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("rule", "kept"), DECAYS)
+def test_scales_and_offsets_of_normalisation_are_not_decayed(rule, kept):
+    lr = {"name": "Constant", "learning_rate": 0.5}
+    model = normalised_layers()
+    variables = model.trainable_weights
+    optimizer = build_optimizer(section(lr, **rule), epochs=1, steps_per_epoch=1)
+    optimizer.apply([keras.ops.zeros(v.shape) for v in variables], variables)
+    check_decay(model, kept)
+
+
+@pytest.mark.parametrize(("rule", "kept"), DECAYS)
+def test_nor_are_their_mirrors_on_several_devices(rule, kept):
+    """Where each replica's variable has another name."""
+    lr = {"name": "Constant", "learning_rate": 0.5}
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = normalised_layers()
+        optimizer = build_optimizer(section(lr, **rule), epochs=1, steps_per_epoch=1)
+        model.compile(optimizer, loss=lambda _, output: 0 * output, jit_compile=False)
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), batch_size=4, verbose=0)
+    assert all(len(w.value.values) == 2 for w in model.trainable_weights)
+    check_decay(model, kept)
 
 
 @pytest.mark.parametrize("name", ["Momentum", "SGD"])
