@@ -1,7 +1,7 @@
 """Training-time augmentation: pure functions of an image and a seed.
 
-Each builder returns ``function(image, seed) -> image`` for float32 images ``(height, width, 3)``,
-values 0..255 (a function may leave that range; it is cut at the end), except
+Each builder returns ``function(image, seed) -> image`` for images ``(height, width, 3)``, values
+0..255 in uint8 or float32 (a function may leave that range; it is cut at the end), except
 :func:`random_resized_crop`, which chooses a window of the undecoded image and so comes first. The
 seed is an int64 vector of two; the same seed gives the same image.
 """
@@ -38,12 +38,9 @@ def build_augmentations(ops: tuple[Component, ...], path: str) -> tuple[Augmenta
 
 def apply_all(functions: list[Augmentation], image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Apply pixel functions to a uint8 image in order, each with a seed of its own."""
-    if not functions:
-        return image
-    image = tf.cast(image, tf.float32)
     for i, function in enumerate(functions):
         image = function(image, op_seed(seed, i + 1))
-    return tf.saturate_cast(tf.round(image), tf.uint8)
+    return image if image.dtype == tf.uint8 else tf.saturate_cast(tf.round(image), tf.uint8)
 
 
 def op_seed(seed: tf.Tensor, number: int) -> tf.Tensor:
@@ -147,7 +144,7 @@ def random_affine(
             fill_mode="CONSTANT",
         )[0]
 
-    return affine
+    return _on_floats(affine)
 
 
 def color_jitter(
@@ -168,7 +165,12 @@ def color_jitter(
         gamma: Standard deviation of the logarithm of the exponent, common to all channels; each
             channel varies by half of it besides.
     """
-    for name, value in (("brightness", brightness), ("contrast", contrast), ("gamma", gamma)):
+    for name, value in {
+        "brightness": brightness,
+        "contrast": contrast,
+        "gamma": gamma,
+        "saturation": saturation,
+    }.items():
         if value < 0:
             raise ValueError(f"{name}: expected at least 0, got {value}")
     to_yiq = tf.constant(
@@ -179,7 +181,8 @@ def color_jitter(
     def jitter(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draw = tf.random.stateless_uniform([4], seed, -1, 1)
         if gamma:
-            power = tf.random.stateless_normal([4], seed + 1, 0, gamma)
+            # Negative seeds are used by nothing else.
+            power = tf.random.stateless_normal([4], -1 - seed, 0, gamma)
             image = tf.clip_by_value(image / 255, 1e-4, 1)
             image = 255 * tf.pow(image, tf.exp(power[:1] + power[1:] / 2))
         if saturation or hue:
@@ -192,7 +195,7 @@ def color_jitter(
         factor = tf.exp(math.log1p(contrast) * draw[2])
         return (image - 127.5) * factor + 127.5 + 255 * brightness * draw[3]
 
-    return jitter
+    return _on_floats(jitter)
 
 
 def random_grayscale(*, probability: float = 0.1) -> Augmentation:
@@ -207,7 +210,7 @@ def random_grayscale(*, probability: float = 0.1) -> Augmentation:
         draw = tf.random.stateless_uniform([], seed)
         return tf.cond(draw < probability, luma, lambda: image)
 
-    return grey
+    return _on_floats(grey)
 
 
 def random_sharpness(
@@ -225,7 +228,7 @@ def random_sharpness(
 
         return tf.cond(draw[0] < probability, changed, lambda: image)
 
-    return sharpen
+    return _on_floats(sharpen)
 
 
 def random_erasing(
@@ -261,7 +264,11 @@ def random_erasing(
             lambda: image,
         )
 
-    return erase
+    return _on_floats(erase)
+
+
+def _on_floats(function: Augmentation) -> Augmentation:
+    return lambda image, seed: function(tf.cast(image, tf.float32), seed)
 
 
 def _between(draw: tf.Tensor, low, high) -> tf.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_featx.errors import ConfigError
+from keras_featx.search import similarity
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def rankings(
     """
     for start in range(0, len(query.labels), block_size):
         block = slice(start, start + block_size)
-        similarity = query.embeddings[block] @ gallery.embeddings.T  # (block, gallery)
-        order = np.argsort(-similarity, axis=1, kind="stable")
+        similar = similarity(query.embeddings[block], gallery.embeddings)  # (block, gallery)
+        order = np.argsort(-similar, axis=1, kind="stable")
         relevant = gallery.labels[order] == query.labels[block][:, None]
         if query.ids is not None and gallery.ids is not None:
             same = relevant & (gallery.ids[order] == query.ids[block][:, None])

@@ -32,10 +32,7 @@ def build_optimizer(
     adam = {"beta_1": section.beta_1, "beta_2": section.beta_2, "epsilon": section.epsilon, **clip}
     if section.name == "Adam":
         return AdamL2(rate, l2=decay, **adam)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=section.weight_decay, **adam)
-    # Keras searches these in `layer/gamma:0`, the name TensorFlow gives.
-    optimizer.exclude_from_weight_decay(var_names=[rf"\b{name}\b" for name in NOT_DECAYED])
-    return optimizer
+    return AdamW(rate, weight_decay=section.weight_decay, **adam)
 
 
 def l2(*, coeff: float) -> float:
@@ -58,17 +55,16 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"table": self.table.tolist()}
 
 
-def _exempt(variable) -> bool:
-    """Whether a variable is not decayed; Keras hands over its own or TensorFlow's."""
-    path = getattr(variable, "path", None) or variable.name.split(":")[0]
-    return path.rsplit("/", 1)[-1] in NOT_DECAYED
-
-
 class _L2:
     """Adds ``l2 * weight`` to the gradient of every weight that is decayed."""
 
+    def build(self, variables):
+        # By key: `update_step` sees TensorFlow's variables, each replica's with a name of its own.
+        self._decayed = {self._var_key(v) for v in variables if v.name not in NOT_DECAYED}
+        super().build(variables)
+
     def update_step(self, gradient, variable, learning_rate):
-        if self.l2 and not _exempt(variable):
+        if self.l2 and self._var_key(variable) in self._decayed:
             gradient = gradient + self.l2 * ops.cast(variable, gradient.dtype)
         self._update(gradient, variable, learning_rate)
 
@@ -126,3 +122,13 @@ class AdamL2(_L2, keras.optimizers.Adam):
 
     def _update(self, gradient, variable, learning_rate):
         keras.optimizers.Adam.update_step(self, gradient, variable, learning_rate)
+
+
+@keras.saving.register_keras_serializable("keras_featx")
+class AdamW(keras.optimizers.AdamW):
+    """Adam with decoupled decay (arXiv:1711.05101) of what is decayed."""
+
+    def build(self, variables):
+        if not self.built:
+            self.exclude_from_weight_decay(var_list=[v for v in variables if v.name in NOT_DECAYED])
+        super().build(variables)

@@ -71,7 +71,8 @@ class GlobalSection:
         """Refuse impossible values."""
         for key in ("epochs", "eval_interval", "save_interval", "print_batch_step"):
             _at_least(path, key, getattr(self, key), 1)
-        _at_least(path, "seed", self.seed, 0)
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"{path}.seed: expected in [0, 2^31), got {self.seed}")
         if self.iter_per_epoch is not None:
             _at_least(path, "iter_per_epoch", self.iter_per_epoch, 1)
         if not self.output_dir:

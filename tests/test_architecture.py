@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data"],
-    ["components", "sections", "metrics", "search", "schedules"],
+    ["_version", "errors", "backbones", "data", "search"],
+    ["components", "sections", "metrics", "schedules"],
     ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses"],
     ["backbones.blocks", "heads.layers", "images", "augment", "data.lists", "distribute"],
     ["backbones.lcnet", "heads", "necks", "optimizers", "data.samplers"],

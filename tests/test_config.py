@@ -19,7 +19,7 @@ MISTAKES = {
     "Global: {epochs: 1.5}": "Global.epochs: expected int, got 1.5",
     "Global: {epochs: yes}": "Global.epochs: expected int, got True",
     "Global: {epochs: 0}": "Global.epochs: expected at least 1, got 0",
-    "Global: {seed: -1}": "Global.seed: expected at least 0, got -1",
+    "Global: {seed: -1}": "Global.seed: expected in [0, 2^31), got -1",
     "Global: {output_dir: ''}": "Global.output_dir: expected a folder, got ''",
     "Global: 3": "Global: expected a section, got 3",
     "Global: {deterministic: 1}": "Global.deterministic: expected bool, got 1",

@@ -276,8 +276,11 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_a_folder_without_folders_is_refused(tmp_path):
-    root = folder(tmp_path, ["x.png"])
+    root = folder(tmp_path, ["notes.txt"])
     message = f"{root}: expected one folder per identity, got none"
+    assert refusal(class_folders, root) == message
+    (root / "x.png").touch()
+    message = f"{root / 'x.png'}: expected images inside the folder of their identity"
     assert refusal(class_folders, root) == message
 
 

@@ -91,6 +91,9 @@ def class_folders(*, image_root: str) -> Samples:
     root = Path(image_root)
     if not root.is_dir():
         raise ConfigError(f"{image_root}: expected a folder with one folder per identity")
+    loose = sorted(p for p in root.iterdir() if p.suffix.lower() in EXTENSIONS)
+    if loose:
+        raise ConfigError(f"{loose[0]}: expected images inside the folder of their identity")
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     paths, labels = [], []
     for label, name in enumerate(names):
@@ -222,4 +225,7 @@ def find_images(path: str | os.PathLike) -> list[str]:
 
 
 def _files(root: Path) -> Iterable[Path]:
-    return (p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
+    """All files below a folder, but for hidden ones and those in hidden folders."""
+    for path in root.rglob("*"):
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts):
+            yield path

@@ -44,11 +44,15 @@ def shuffle(samples, seed: int, *, batch_size: int = 256) -> Order:
 
     def at(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         number = position // (steps * batch_size)
-        key = tf.stack([tf.constant(seed, tf.int64), number])
-        row = tf.random.experimental.index_shuffle(
-            position % (steps * batch_size),
-            seed=tf.cast(key, tf.uint32),
-            max_index=tf.cast(size - 1, tf.int64),
+        # The op keeps 8 bits of each word of its key for lists of up to 2^16 images: hash first.
+        key = tf.random.stateless_uniform(
+            [3], tf.stack([tf.constant(seed, tf.int64), number]), None, None, tf.uint32
+        )
+        row = tf.raw_ops.RandomIndexShuffle(
+            index=position % (steps * batch_size),
+            seed=key,
+            max_index=tf.constant(size - 1, tf.int64),
+            rounds=8,
         )
         return row, number
 

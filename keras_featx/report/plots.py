@@ -48,7 +48,8 @@ def learning_curves(history: Sequence[dict], path: Path, floor: float | None = N
     if floor is not None:
         retrieval.axhline(100 * floor, color=WRONG, lw=1, label="recall@1 of pixels")
     retrieval.set_title("retrieval, unseen identities (%)")
-    retrieval.legend(loc="best", fontsize=8, frameon=False)
+    retrieval.set_ylim(0, 100)
+    retrieval.legend(loc="lower right", fontsize=8, frameon=False)
     for axes in (loss, accuracy, retrieval):
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
