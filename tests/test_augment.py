@@ -408,11 +408,11 @@ def test_erasing_paints_one_rectangle():
 def test_values_are_cut_and_rounded_at_the_end():
     image = tf.constant(np.full((1, 1, 3), 100, "uint8"))
     for add, expected in ((0.6, 101), (0.4, 100), (-100.2, 0), (200.0, 255)):
-        functions = [lambda image, seed, add=add: image + add]
+        functions = [lambda image, seed, add=add: tf.cast(image, tf.float32) + add]
         ours = augment.apply_all(functions, image, seeds(1)[0])
         assert ours.dtype == tf.uint8
         np.testing.assert_array_equal(ours, np.full((1, 1, 3), expected))
-    beyond = [lambda image, seed: image + 300, lambda image, seed: image - 300]
+    beyond = [lambda image, seed: tf.cast(image, tf.float32) + 300, lambda image, seed: image - 300]
     np.testing.assert_array_equal(augment.apply_all(beyond, image, seeds(1)[0]), image)
 
 

@@ -6,12 +6,14 @@ before) and the test command itself.
 
 import doctest
 import importlib
+import json
 import os
 import pkgutil
 import re
 import subprocess
 import sys
 
+import matplotlib.image
 import pytest
 from conftest import ROOT
 
@@ -65,6 +67,26 @@ def test_every_block_runs(page, clone):
             cwd=clone, env=env, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_quickstart_of_the_readme_beats_the_floors(clone):
+    """Looks at what the README's first command left behind, in the test above."""
+    folder = clone / "quickstart"
+    result = json.loads((folder / "quickstart.json").read_text())
+    assert {"recall@1", "recall@5", "map", "queries", "seconds"} <= result.keys()
+    assert result["queries"] == 200
+    # Pixels find about 62 %, a linear metric on borrowed features 66.5 %.
+    floor = result["baselines"]["pixels"]
+    assert 0.55 < floor < 0.68
+    assert result["recall@1"] > max(floor + 0.02, 0.665)
+    assert result["baselines"]["random network"] < floor
+    assert result["largest_difference"] < 1e-4
+    for name in ("learning_curves.png", "neighbours.png"):
+        image = matplotlib.image.imread(folder / name)
+        assert image.shape[1] > 1000 and image.std() > 0.1
+    for name in ("config.yaml", "train.log", "metrics.csv", "latest", "best_model", "inference"):
+        assert (folder / name).exists()
 
 
 def modules():
