@@ -48,6 +48,8 @@ class GlobalSection:
         save_interval: Save ``latest`` every so many epochs (and always after the last).
         checkpoint: A ``latest`` folder to resume from.
         pretrained_model: A ``best_model`` folder, or the name of weights shipped with the package.
+        imprint_head: Begin with each class centre at the mean embedding of its training images
+            (arXiv:1712.07136) instead of a random one; for fine-tuning pretrained weights.
         save_inference_dir: Where exports go; ``None`` means ``output_dir/inference``.
         print_batch_step: Log a line every so many steps.
     """
@@ -64,6 +66,7 @@ class GlobalSection:
     save_interval: int = 1
     checkpoint: str | None = None
     pretrained_model: str | None = None
+    imprint_head: bool = False
     save_inference_dir: str | None = None
     print_batch_step: int = 10
 
@@ -75,6 +78,8 @@ class GlobalSection:
             raise ConfigError(f"{path}.seed: expected in [0, 2^31), got {self.seed}")
         if self.iter_per_epoch is not None:
             _at_least(path, "iter_per_epoch", self.iter_per_epoch, 1)
+        if self.imprint_head and not self.pretrained_model:
+            raise ConfigError(f"{path}.imprint_head: expected with pretrained_model only")
         if not self.output_dir:
             raise ConfigError(f"{path}.output_dir: expected a folder, got ''")
 

@@ -16,7 +16,7 @@ from keras_featx.config import dump_config
 from keras_featx.data import lists, pipeline
 from keras_featx.data.samplers import Order
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import evaluate_samples, load_eval_samples
+from keras_featx.evaluation import embed, evaluate_samples, load_eval_samples
 from keras_featx.optimizers import build_optimizer
 from keras_featx.sections import Config
 
@@ -63,6 +63,8 @@ def train(config: Config) -> dict[str, Any]:
         classifier = models.build_classifier(extractor, head)
         if config.Global.pretrained_model and not config.Global.checkpoint:
             weights.load_pretrained(config.Global.pretrained_model, extractor, head, config.Arch)
+            if config.Global.imprint_head:
+                _imprint(head, extractor, data.samples, config)
         compile_classifier(classifier, config, steps_per_epoch)
         state = checkpoints.State()
         if config.Global.checkpoint:
@@ -129,6 +131,20 @@ def _load_data(config: Config) -> _Data:
     sampler = components.builder("sampler", section.sampler.name)
     order = sampler(samples, config.Global.seed, **section.sampler.args)
     return _Data(samples, class_num, order, query, gallery)
+
+
+def _imprint(head: keras.Layer, extractor: keras.Model, samples: lists.Samples, config) -> None:
+    """Set each class centre to the mean embedding of its training images, unaugmented."""
+    if config.Arch.Head.name == "Linear" or samples.turns is not None:
+        raise ConfigError(
+            "Global.imprint_head: expected with a head of cosines and without turned_identities"
+        )
+    embeddings = embed(extractor, samples.paths, config.Arch.Preprocess)
+    sums = np.zeros((head.class_num, embeddings.shape[1]))
+    np.add.at(sums, samples.labels, embeddings)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    fresh = np.asarray(head.centres).T  # kept where a label has no image
+    head.centres.assign(np.where(norms > 0, sums / np.maximum(norms, 1e-12), fresh).T)
 
 
 def compile_classifier(classifier: keras.Model, config: Config, steps_per_epoch: int) -> None:

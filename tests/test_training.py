@@ -19,6 +19,7 @@ import keras_featx
 from keras_featx import models, weights
 from keras_featx.config import dump_config, load_config
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.evaluation import embed
 from keras_featx.training import train
 
 
@@ -344,6 +345,36 @@ def test_fine_tuning_takes_the_extractor_and_says_what_becomes_of_the_head(tiny,
         assert told in caplog.text
         assert ("(16, 8)" in caplog.text) == (class_num == 5)
     np.testing.assert_array_equal(head.centres, saved["head/centres"])
+
+
+def test_imprinted_centres_are_mean_embeddings(tiny, trained, tmp_path):
+    latest = f"pretrained_model={trained / 'latest'}"
+    still = "Optimizer.lr={name: Constant, learning_rate: 1e-30}"
+    frozen = ["imprint_head=true", "epochs=1", "eval_during_train=false", still]
+    train(tiny(latest, *frozen, f"output_dir={tmp_path / 'imprinted'}"))
+    found = arrays(tmp_path / "imprinted/latest")["head/centres"]
+    model = models.build_model(tiny(latest))
+    rows_of_list = [r.split() for r in (tmp_path / "train.txt").read_text().splitlines()]
+    vectors = embed(model, [str(EMOJI_MINI / path) for path, _ in rows_of_list]).astype("float64")
+    labels = np.array([int(label) for _, label in rows_of_list])
+    for label in range(8):
+        mean = vectors[labels == label].mean(axis=0)
+        np.testing.assert_allclose(found[:, label], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "Global.imprint_head: expected with pretrained_model only"),
+        (("pretrained_model={latest}", "Arch.Head={name: Linear}"), "Global.imprint_head: expected "
+         "with a head of cosines and without turned_identities"),
+    ],
+)  # fmt: skip
+def test_imprinting_where_it_means_nothing_is_refused(tiny, trained, overrides, message):
+    filled = [o.replace("{latest}", str(trained / "latest")) for o in overrides]
+    with pytest.raises(ConfigError) as error:
+        train(tiny("imprint_head=true", *filled))
+    assert str(error.value) == message
 
 
 def test_a_weights_folder_carries_its_config(trained):
