@@ -1,5 +1,7 @@
 """Strategies: which devices a training step runs on."""
 
+import functools
+
 import tensorflow as tf
 
 from keras_featx.errors import ConfigError
@@ -14,10 +16,18 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored":
         devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored(tuple(device.name for device in devices))
     if name == "auto" and len(gpus) > 1:
-        return tf.distribute.MirroredStrategy([device.name for device in gpus])
+        return _mirrored(tuple(device.name for device in gpus))
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One strategy per process: a second over the same devices counts its collective operations
+    from the start again, and TensorFlow takes them for those of the first.
+    """
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:

@@ -5,10 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from paddle_names import our_path, to_keras
 from test_lcnet import golden_model, images
 
+from keras_featx import distribute
 from keras_featx.config import from_dict
 from keras_featx.optimizers import AdamL2, Momentum, TableSchedule, build_optimizer
 from keras_featx.training import compile_classifier
@@ -138,7 +138,7 @@ def test_scales_and_offsets_of_normalisation_are_not_decayed(rule, kept):
 def test_nor_are_their_mirrors_on_several_devices(rule, kept):
     """Where each replica's variable has another name."""
     lr = {"name": "Constant", "learning_rate": 0.5}
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with distribute.get_strategy("mirrored").scope():
         model = normalised_layers()
         optimizer = build_optimizer(section(lr, **rule), epochs=1, steps_per_epoch=1)
         model.compile(optimizer, loss=lambda _, output: 0 * output, jit_compile=False)
