@@ -24,8 +24,10 @@ def get_strategy(name: str) -> tf.distribute.Strategy:
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """One strategy per process: a second over the same devices counts its collective operations
-    from the start again, and TensorFlow takes them for those of the first.
+    """One strategy per process.
+
+    A second one over the same devices counts its collective operations from the start again, and
+    TensorFlow takes them for those of the first.
     """
     return tf.distribute.MirroredStrategy(devices)
 
