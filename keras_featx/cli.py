@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from keras_featx._version import __version__
-from keras_featx.config import load_config
+from keras_featx.config import load_config, parse_yaml
 from keras_featx.errors import ConfigError, RunError
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
@@ -132,8 +132,10 @@ def _predict(options) -> dict:
 def _predict_config(options):
     if options.config:
         return load_config(options.config, options.override)
-    names = [o.partition("=")[2] for o in options.override if "pretrained_model=" in o]
-    if not names:
+    keys = ("pretrained_model", "Global.pretrained_model")
+    pairs = [override.partition("=") for override in options.override]
+    names = [parse_yaml(value, f"-o {key}") for key, _, value in pairs if key in keys]
+    if not names or not isinstance(names[-1], str):
         raise ConfigError("-c FILE.yaml: missing (or -o Global.pretrained_model=NAME)")
     from keras_featx.weights import pretrained_config
 

@@ -115,6 +115,15 @@ def test_a_failure_is_one_line_and_status_1(config_file, tmp_path, capsys, train
     assert not target.exists()
 
 
+def test_predict_takes_its_config_from_beside_the_weights(trained, tmp_path, capsys):
+    """Without -c; the value is YAML, as everywhere, so it may be quoted."""
+    quoted = f'Global.pretrained_model="{trained / "best_model"}"'
+    arguments = ["predict", "-o", quoted, "--output", str(tmp_path / "f.npz")]
+    assert cli.main([*arguments, str(EMOJI_MINI / "test/ant")]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["images"], result["embedding_size"]) == (6, 16)
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train"]])
 def test_argparse_refuses_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
