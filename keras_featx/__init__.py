@@ -14,13 +14,19 @@ from keras_featx.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from keras_featx.evaluation import embed, evaluate
     from keras_featx.exporters import export
-    from keras_featx.models import build_classifier, build_model, load_model
+    from keras_featx.models import (
+        build_classifier,
+        build_model,
+        compile_classifier,
+        load_model,
+    )
     from keras_featx.prediction import predict
     from keras_featx.training import train
 
 _LAZY = {
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
+    "compile_classifier": "keras_featx.models",
     "embed": "keras_featx.evaluation",
     "evaluate": "keras_featx.evaluation",
     "export": "keras_featx.exporters",
@@ -35,6 +41,7 @@ __all__ = [
     "__version__",
     "build_classifier",
     "build_model",
+    "compile_classifier",
     "dump_config",
     "embed",
     "evaluate",

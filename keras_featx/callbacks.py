@@ -75,13 +75,15 @@ class Progress(keras.callbacks.Callback):
     """A bar on a terminal, a log line every ``every`` steps in any case.
 
     Args:
+        epochs: Epochs of the run.
         steps_per_epoch: Steps per epoch.
         every: Steps between log lines.
         batch_size: Images per step.
     """
 
-    def __init__(self, steps_per_epoch: int, every: int, batch_size: int):
+    def __init__(self, epochs: int, steps_per_epoch: int, every: int, batch_size: int):
         super().__init__()
+        self.epochs = epochs
         self.steps_per_epoch, self.every, self.batch_size = steps_per_epoch, every, batch_size
         self.bar = None
 
@@ -90,7 +92,7 @@ class Progress(keras.callbacks.Callback):
         self.began = self.since = time.perf_counter()
         self.bar = tqdm(
             total=self.steps_per_epoch,
-            desc=f"epoch {epoch + 1}/{self.params['epochs']}",
+            desc=f"epoch {epoch + 1}/{self.epochs}",
             disable=not sys.stderr.isatty(),
             leave=False,
             file=sys.stderr,
@@ -102,13 +104,12 @@ class Progress(keras.callbacks.Callback):
             seconds = time.perf_counter() - self.since
             self.since = time.perf_counter()
             log.info(
-                "epoch %d/%d step %d/%d: loss %.4f accuracy %.4f, %.1f images/s",
+                "epoch %d/%d step %d/%d: %s, %.1f images/s",
                 self.epoch + 1,
-                self.params["epochs"],
+                self.epochs,
                 batch + 1,
                 self.steps_per_epoch,
-                logs["loss"],
-                logs["scores_accuracy"],
+                " ".join(f"{k} {v:.4f}" for k, v in losses_and_accuracy(logs).items()),
                 self.every * self.batch_size / seconds,
             )
 
@@ -116,6 +117,15 @@ class Progress(keras.callbacks.Callback):
         self.bar.close()
         seconds = time.perf_counter() - self.began
         logs["images_per_second"] = round(self.steps_per_epoch * self.batch_size / seconds, 2)
+
+
+def losses_and_accuracy(logs: dict) -> dict:
+    """The loss, each of several losses, and the accuracy where there is a head, by short names."""
+    named = {k: v for k, v in logs.items() if k.endswith("_loss") or k == "loss"}
+    named = {k.removesuffix("_loss") if k != "loss" else k: v for k, v in named.items()}
+    if "correct_accuracy" in logs:
+        named["accuracy"] = logs["correct_accuracy"]
+    return named
 
 
 class EpochEnd(keras.callbacks.Callback):

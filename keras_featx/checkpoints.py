@@ -9,18 +9,27 @@ epoch.
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
-from keras_featx import weights
+from keras_featx import distribute, models, weights
 from keras_featx.config import dump_config, load_config, to_dict
 from keras_featx.errors import ConfigError
+from keras_featx.optimizers import named_weights
 from keras_featx.sections import Config
 
 log = logging.getLogger(__name__)
+
+
+class Net(NamedTuple):
+    """A classifier that trains, and its parts; ``head`` is ``None`` without cross-entropy."""
+
+    classifier: keras.Model
+    extractor: keras.Model
+    head: keras.Layer | None
 
 
 @dataclasses.dataclass
@@ -41,28 +50,31 @@ class State:
 def save(
     folder: str | os.PathLike,
     config: Config,
-    classifier: keras.Model,
-    extractor: keras.Model,
-    head: keras.Layer,
+    net: Net,
     state: State,
+    class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write a checkpoint; an interrupted write leaves the former one whole."""
+    """Write a checkpoint; an interrupted write leaves the former one whole.
+
+    Class centres that are split over replicas are written whole, so another number of replicas can
+    go on with them.
+    """
     meta = {"format": 1, "arch": to_dict(config)["Arch"], **dataclasses.asdict(state)}
-    variables = _variables(classifier, extractor, head)
-    weights.save_variables(folder, dump_config(config), variables, meta)
+    variables = _variables(net)
+    weights.save_variables(folder, dump_config(config), variables, meta, class_names)
 
 
 def restore(
     folder: str | os.PathLike,
     config: Config,
-    classifier: keras.Model,
-    extractor: keras.Model,
-    head: keras.Layer,
+    net: Net,
+    class_names: Sequence[str] | None = None,
 ) -> State:
     """Load a checkpoint into a compiled classifier.
 
     Raises:
-        ConfigError: If there is none, it is damaged, or it is of another architecture.
+        ConfigError: If there is none, it is damaged, it is of another architecture, or its classes
+            have other names.
     """
     path = Path(folder) / weights.WEIGHTS
     if not path.is_file():
@@ -71,6 +83,7 @@ def restore(
             f"got {str(folder)!r}"
         )
     arrays, meta = weights.read_arrays(path)
+    names = weights.decode_names(arrays.pop(weights.CLASS_NAMES, None))
     if meta.get("format") != 1:
         raise ConfigError(
             f"{path}: expected a checkpoint to resume from (the `latest` of a run), got weights "
@@ -78,7 +91,17 @@ def restore(
         )
     for key, ours, theirs in _differences(to_dict(config)["Arch"], meta["arch"], "Arch"):
         raise ConfigError(f"{path}: {key}: expected {ours!r} as in the config, got {theirs!r}")
-    variables = _variables(classifier, extractor, head)
+    if None not in (names, class_names) and names != list(class_names):
+        label, (ours, theirs) = next(
+            (i, pair)
+            for i, pair in enumerate(zip(class_names, names, strict=True))
+            if len({*pair}) > 1
+        )
+        raise ConfigError(
+            f"{path}: label {label}: expected the name {ours!r} as in the training list, got "
+            f"{theirs!r}; Global.pretrained_model finds class centres by name"
+        )
+    variables = _variables(net)
     weights.assign(variables, arrays, str(path))
     unused = [k for k in arrays if k not in variables]
     if unused:
@@ -101,17 +124,19 @@ def _warn_of_changes(config: Config, before: Config) -> None:
             log.warning("resuming with %s: %r, the checkpoint was made with %r", *differing)
 
 
-def _variables(classifier, extractor, head) -> dict[str, keras.Variable]:
-    """Everything a step reads or writes."""
+def _variables(net: Net) -> dict[str, keras.Variable]:
+    """Everything a step reads or writes, and the next one depends on."""
+    classifier = net.classifier
     optimizer = classifier.optimizer
     optimizer.build(classifier.trainable_variables)
-    named = weights.named_variables(extractor, "extractor")
-    named |= weights.named_variables(head, "head")
+    named = named_weights(net.extractor, net.head, models.loss_layers(classifier))
     known = {id(v) for v in named.values()} | {id(v) for v in classifier.metrics_variables}
-    generators = [v for v in classifier.variables if id(v) not in known]
+    others = [v for v in classifier.variables if id(v) not in known]
+    generators = [v for v in others if not distribute.is_transient(v)]
     named |= {f"{weights.TRAINING}generator/{i}": v for i, v in enumerate(generators)}
     for i, variable in enumerate(optimizer.variables):
-        named[f"{weights.TRAINING}optimizer/{i}/{variable.path}"] = variable
+        if not distribute.is_transient(variable):
+            named[f"{weights.TRAINING}optimizer/{i}/{variable.path}"] = variable
     return named
 
 

@@ -23,10 +23,39 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "neck": {"Dense": "keras_featx.necks:dense"},
     "head": {
         "ArcMargin": "keras_featx.heads.layers:ArcMargin",
+        "CosMargin": "keras_featx.heads.layers:CosMargin",
+        "CircleMargin": "keras_featx.heads.layers:CircleMargin",
+        "AdaMargin": "keras_featx.heads.adaptive:AdaMargin",
+        "CombinedMargin": "keras_featx.heads.layers:CombinedMargin",
+        "SubCenterArcFace": "keras_featx.heads.layers:SubCenterArcFace",
+        "CurricularFace": "keras_featx.heads.adaptive:CurricularFace",
+        "MagFace": "keras_featx.heads.adaptive:MagFace",
+        "ElasticFace": "keras_featx.heads.adaptive:ElasticFace",
+        "DynamicArcMargin": "keras_featx.heads.layers:DynamicArcMargin",
         "Cosine": "keras_featx.heads.layers:Cosine",
         "Linear": "keras_featx.heads.layers:Linear",
     },
-    "loss": {"CELoss": "keras_featx.losses.cross_entropy:CELoss"},
+    "loss": {
+        "CELoss": "keras_featx.losses.cross_entropy:CELoss",
+        "CenterLoss": "keras_featx.losses.center:CenterLoss",
+        "CircleLoss": "keras_featx.losses.circle:CircleLoss",
+        "ContrastiveLoss": "keras_featx.losses.contrastive:ContrastiveLoss",
+        "EmlLoss": "keras_featx.losses.eml:EmlLoss",
+        "LiftedStructLoss": "keras_featx.losses.lifted:LiftedStructLoss",
+        "MSMLoss": "keras_featx.losses.hardest:MSMLoss",
+        "MultiSimilarityLoss": "keras_featx.losses.multi_similarity:MultiSimilarityLoss",
+        "NpairsLoss": "keras_featx.losses.npairs:NpairsLoss",
+        "PairwiseCosface": "keras_featx.losses.circle:PairwiseCosface",
+        "ProxyAnchorLoss": "keras_featx.losses.proxies:ProxyAnchorLoss",
+        "ProxyNCALoss": "keras_featx.losses.proxies:ProxyNCALoss",
+        "SmoothAPLoss": "keras_featx.losses.smooth_ap:SmoothAPLoss",
+        "SoftNearestNeighborLoss": "keras_featx.losses.soft_nearest:SoftNearestNeighborLoss",
+        "SupConLoss": "keras_featx.losses.supcon:SupConLoss",
+        "TriHardLoss": "keras_featx.losses.triplet:TriHardLoss",
+        "TripletAngularMarginLoss": "keras_featx.losses.angular:TripletAngularMarginLoss",
+        "TripletLoss": "keras_featx.losses.triplet:TripletLoss",
+        "TripletLossV2": "keras_featx.losses.triplet:TripletLossV2",
+    },
     "dataset": {
         "ImageNetDataset": "keras_featx.data.lists:imagenet_list",
         "VeriWild": "keras_featx.data.lists:veri_wild_list",
@@ -41,13 +70,38 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "RandomSharpness": "keras_featx.augment:random_sharpness",
         "RandomErasing": "keras_featx.augment:random_erasing",
     },
-    "sampler": {"Shuffle": "keras_featx.data.samplers:shuffle"},
+    "sampler": {
+        "Shuffle": "keras_featx.data.samplers.plain:shuffle",
+        "PKSampler": "keras_featx.data.samplers.pk:pk_sampler",
+        "IdentityBalanced": "keras_featx.data.samplers.plain:identity_balanced",
+        "HardClass": "keras_featx.data.samplers.hard:hard_class",
+        "CategoryAware": "keras_featx.data.samplers.categories:category_aware",
+    },
     "schedule": {
         "Constant": "keras_featx.schedules:constant",
         "Cosine": "keras_featx.schedules:cosine",
         "Piecewise": "keras_featx.schedules:piecewise",
     },
-    "regularizer": {"L2": "keras_featx.optimizers:l2"},
+    "optimizer": {
+        "Momentum": "keras_featx.optimizers.rules:momentum",
+        "SGD": "keras_featx.optimizers.rules:sgd",
+        "Adam": "keras_featx.optimizers.rules:adam",
+        "AdamW": "keras_featx.optimizers.rules:adamw",
+        "Lamb": "keras_featx.optimizers.rules:lamb",
+        "Lion": "keras_featx.optimizers.rules:lion",
+        "Muon": "keras_featx.optimizers.rules:muon",
+        "RMSprop": "keras_featx.optimizers.rules:rmsprop",
+        "Nadam": "keras_featx.optimizers.rules:nadam",
+        "Adamax": "keras_featx.optimizers.rules:adamax",
+        "Adagrad": "keras_featx.optimizers.rules:adagrad",
+        "Adadelta": "keras_featx.optimizers.rules:adadelta",
+        "Adafactor": "keras_featx.optimizers.rules:adafactor",
+        "Ftrl": "keras_featx.optimizers.rules:ftrl",
+    },
+    "regularizer": {
+        "L1": "keras_featx.optimizers.rules:l1",
+        "L2": "keras_featx.optimizers.rules:l2",
+    },
     "metric": {
         "Recallk": "keras_featx.metrics:recall_at_k",
         "mAP": "keras_featx.metrics:mean_average_precision",
@@ -102,10 +156,17 @@ def _read_parameters(where: str) -> dict[str, Parameter]:
     module, attribute = where.split(":")
     tree = ast.parse(_source(module).read_text(encoding="utf-8"))
     node = next(n for n in tree.body if getattr(n, "name", None) == attribute)
-    if isinstance(node, ast.ClassDef):
-        node = next(n for n in node.body if getattr(n, "name", None) == "__init__")
-    arguments = node.args
     found = {}
+    if isinstance(node, ast.ClassDef):
+        inits = [n for n in node.body if getattr(n, "name", None) == "__init__"]
+        if not inits or inits[0].args.kwarg:  # what it takes besides is for the class above
+            for base in node.bases:
+                if isinstance(base, ast.Name):
+                    found |= _read_parameters(_where_defined(tree, module, base.id))
+        if not inits:
+            return found
+        node = inits[0]
+    arguments = node.args
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if argument.annotation is None:  # Keras' own, such as a loss' `reduction`
             continue
@@ -114,6 +175,14 @@ def _read_parameters(where: str) -> dict[str, Parameter]:
         value = REQUIRED if default is None else ast.literal_eval(default)
         found[argument.arg] = Parameter(argument.arg, annotation, value)
     return found
+
+
+def _where_defined(tree: ast.Module, module: str, name: str) -> str:
+    """The ``"module:name"`` of a class that a module defines or imports."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return f"{node.module}:{name}"
+    return f"{module}:{name}"
 
 
 def _source(module: str) -> Path:

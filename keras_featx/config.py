@@ -173,7 +173,9 @@ def _convert(value: Any, cls: type, path: str) -> Any:
         raise ConfigError(f"{path or 'config'}: expected a section, got {value!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
-    inline = "source" if "source" in fields else None
+    inline = next((f.name for f in fields.values() if f.metadata.get("inline")), None)
+    if hasattr(cls, "upgrade"):
+        value = cls.upgrade(value)
     arguments: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, item in value.items():
@@ -185,10 +187,11 @@ def _convert(value: Any, cls: type, path: str) -> Any:
         else:
             raise ConfigError(f"{where}: unknown key{components.closest(key, list(fields))}")
     if inline:
+        if "name" not in rest and not _required(fields[inline]):
+            rest = {**fields[inline].default_factory().to_dict(), **rest}
         arguments[inline] = _component(rest, fields[inline].metadata["kind"], path, list(fields))
     for name, f in fields.items():
-        required = f.default is f.default_factory is dataclasses.MISSING
-        if required and name not in arguments:
+        if _required(f) and name not in arguments:
             raise ConfigError(f"{_join(path, name)}: missing")
     result = cls(**arguments)
     if hasattr(result, "check"):
@@ -290,7 +293,7 @@ def _plain(value: Any) -> Any:
         plain = {}
         for f in dataclasses.fields(value):
             item = _plain(getattr(value, f.name))
-            plain.update(item if f.name == "source" else {f.name: item})
+            plain.update(item if f.metadata.get("inline") else {f.name: item})
         return plain
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
@@ -303,6 +306,10 @@ def _copy(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {k: _copy(v) for k, v in tree.items()}
     return [_copy(v) for v in tree] if isinstance(tree, list | tuple) else tree
+
+
+def _required(declared: dataclasses.Field) -> bool:
+    return declared.default is declared.default_factory is dataclasses.MISSING
 
 
 def _names(cls: type) -> set[str]:

@@ -12,10 +12,19 @@ import keras_featx.heads  # noqa: F401 (both imports register layers that saved 
 from keras_featx import components, weights
 from keras_featx.config import load_config
 from keras_featx.errors import ConfigError
-from keras_featx.sections import ArchSection, Component, Config, PreprocessSection
+from keras_featx.losses.cross_entropy import CELoss
+from keras_featx.losses.layers import EmbeddingLoss, snake_case
+from keras_featx.sections import (
+    ArchSection,
+    Component,
+    Config,
+    LossSection,
+    PreprocessSection,
+)
 
 IMAGE = "image"
 EMBEDDING = "embedding"
+CORRECT = "correct"
 
 
 def build_model(config: Config | str | os.PathLike) -> keras.Model:
@@ -80,30 +89,100 @@ def build_head(arch: ArchSection, class_num: int | None = None) -> keras.Layer:
         return components.builder("head", arch.Head.name)(**arguments)
 
 
-def build_classifier(extractor: keras.Model, head: keras.Layer) -> keras.Model:
-    """Attach a head to an extractor, for ``compile`` and ``fit``.
+def build_losses(
+    section: LossSection, class_num: int | None = None
+) -> dict[str, CELoss | EmbeddingLoss]:
+    """The losses of a ``Loss`` section by name; of two of a kind the second's ends in ``_2``.
+
+    Args:
+        section: Its losses with own proxies get ``class_num`` where they state none.
+        class_num: Number of classes of the training list.
+    """
+    losses = {}
+    for i, part in enumerate(section.Train):
+        path = f"Loss.Train.{i}"
+        arguments = dict(part.args)
+        if "class_num" in components.parameters("loss", part.name, path):
+            arguments.setdefault("class_num", class_num)
+        name = snake_case(part.name)
+        alike = sum(other.name == part.name for other in section.Train[:i])
+        name = f"{name}_{alike + 1}" if alike else name
+        with _named(path):
+            losses[name] = components.builder("loss", part.name)(**arguments, name=name)
+    return losses
+
+
+def build_classifier(
+    extractor: keras.Model,
+    head: keras.Layer | None,
+    losses: dict[str, CELoss | EmbeddingLoss] | None = None,
+) -> keras.Model:
+    """Attach a head and losses to an extractor; :func:`compile_classifier` makes it train.
+
+    Args:
+        extractor: From :func:`build_model`.
+        head: The head of the cross-entropy; ``None`` if there is none among the losses.
+        losses: By name; cross-entropy alone where not given.
 
     Returns:
-        A functional model from ``{"image": ..., "label": (batch,)}`` to ``{"logits": ...,
-        "scores": ...}``, both ``(batch, classes)``: the loss is taken on the logits (with margin
-        and scale), accuracy on the scores (without margin).
+        A functional model from ``{"image": ..., "label": (batch,)}`` to each loss of each row under
+        its name, ``(batch,)``, and, with a head, ``"correct"``: whether the own class scores
+        highest without margin. No ``(batch, classes)`` tensor is made.
 
     Example:
-        >>> import keras_featx
-        >>> from keras_featx.heads.layers import ArcMargin
+        >>> import keras, keras_featx
+        >>> from keras_featx.heads import ArcMargin
         >>> extractor = keras_featx.build_model("emoji-lcnet-x0_5")
         >>> classifier = keras_featx.build_classifier(extractor, ArcMargin(class_num=7))
-        >>> classifier.output["logits"].shape
-        (None, 7)
+        >>> sorted(classifier.output)
+        ['ce_loss', 'correct']
+        >>> keras_featx.compile_classifier(classifier, keras.optimizers.Adam())
     """
+    losses = {"ce_loss": CELoss()} if losses is None else losses
     label = keras.Input((), dtype="int32", name="label")
-    with _named("Arch.Head"):
-        logits, scores = head(extractor.output, label, with_scores=True)
-    return keras.Model(
-        {IMAGE: extractor.input, "label": label},
-        {"logits": logits, "scores": scores},
-        name="classifier",
+    # Some losses and heads look at the embedding's length; the others normalise it themselves.
+    embedding = extractor.get_layer(EMBEDDING).input
+    outputs, crosses = {}, [loss for loss in losses.values() if isinstance(loss, CELoss)]
+    if len(crosses) > 1 and head.sample_rate < 1:
+        raise ConfigError("Arch.Head.sample_rate: expected 1 with two CELoss, each would sample")
+    for name, loss in losses.items():
+        if isinstance(loss, CELoss):
+            with _named("Arch.Head"):
+                value, correct = head(embedding, label, with_loss=True, epsilon=loss.epsilon)
+            outputs[name] = loss.weight * value
+            outputs[CORRECT] = keras.ops.cast(correct, "float32")
+        else:
+            outputs[name] = loss(embedding, label)
+    return keras.Model({IMAGE: extractor.input, "label": label}, outputs, name="classifier")
+
+
+def compile_classifier(
+    classifier: keras.Model, optimizer: keras.optimizers.Optimizer | str
+) -> None:
+    """`compile` a classifier: its outputs are its losses, summed; ``correct`` is its accuracy.
+
+    ``fit`` then wants ``(inputs, targets)`` with a target for every output, whose value is not
+    looked at.
+    """
+    losses = [name for name in classifier.output if name != CORRECT]
+    metrics = {}
+    if CORRECT in classifier.output:
+        metrics[CORRECT] = keras.metrics.MeanMetricWrapper(_output, name="accuracy")
+    classifier.compile(
+        optimizer=optimizer,
+        loss=dict.fromkeys(losses, _output),
+        metrics=metrics,
+        jit_compile=False,  # XLA's depthwise convolutions on CPU are seven times slower
     )
+
+
+def loss_layers(classifier: keras.Model) -> list[EmbeddingLoss]:
+    """The losses of a classifier that may own weights."""
+    return [layer for layer in classifier.layers if isinstance(layer, EmbeddingLoss)]
+
+
+def _output(target, output):
+    return output
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:

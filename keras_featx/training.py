@@ -11,13 +11,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_featx import callbacks, checkpoints, components, distribute, models, weights
+from keras_featx import augment, callbacks, checkpoints, components, distribute, models, weights
+from keras_featx.averaging import averaged
 from keras_featx.config import dump_config
 from keras_featx.data import lists, pipeline
 from keras_featx.data.samplers import Order
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import embed, evaluate_samples, load_eval_samples
-from keras_featx.optimizers import build_optimizer
+from keras_featx.heads.layers import DynamicArcMargin, MarginHead
+from keras_featx.losses.cross_entropy import CELoss
+from keras_featx.optimizers import build_optimizer, freeze, named_weights
 from keras_featx.sections import Config
 
 log = logging.getLogger(__name__)
@@ -58,21 +61,11 @@ def train(config: Config) -> dict[str, Any]:
     if config.Global.deterministic:
         tf.config.experimental.enable_op_determinism()
     with strategy.scope():
-        extractor = models.build_extractor(config.Arch, config.Global.precision)
-        head = models.build_head(config.Arch, data.class_num)
-        classifier = models.build_classifier(extractor, head)
-        if config.Global.pretrained_model and not config.Global.checkpoint:
-            weights.load_pretrained(config.Global.pretrained_model, extractor, head, config.Arch)
-            if config.Global.imprint_head:
-                _imprint(head, extractor, data.samples, config)
-        compile_classifier(classifier, config, steps_per_epoch)
+        net = _build(config, data, steps_per_epoch)
         state = checkpoints.State()
         if config.Global.checkpoint:
-            state = checkpoints.restore(
-                config.Global.checkpoint, config, classifier, extractor, head
-            )
+            state = checkpoints.restore(config.Global.checkpoint, config, net, data.samples.names)
 
-    dataset = _dataset(config, data, steps_per_epoch, state.epoch)
     run = _run_folder(config)  # from here on files are written
     with _log_file(run / "train.log"):
         log.info(
@@ -83,8 +76,8 @@ def train(config: Config) -> dict[str, Any]:
             steps_per_epoch,
             data.order.batch_size,
             strategy.num_replicas_in_sync,
-            extractor.count_params(),
-            head.count_params(),
+            net.extractor.count_params(),
+            net.head.count_params() if net.head is not None else 0,
             state.epoch,
             config.Global.epochs,
         )
@@ -93,11 +86,13 @@ def train(config: Config) -> dict[str, Any]:
             scores = {}
             due = epoch == config.Global.epochs or epoch % config.Global.eval_interval == 0
             if data.query is not None and due:
-                scores = evaluate_samples(config, extractor, data.query, data.gallery)
-            _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
+                with averaged(net.classifier.optimizer):
+                    scores = evaluate_samples(config, net.extractor, data.query, data.gallery)
+            row = {"epoch": epoch, "step": epoch * steps_per_epoch}
+            _record_epoch(config, run, net, state, row, logs, scores, data.samples.names)
 
         if state.epoch < config.Global.epochs:
-            _fit(config, data, dataset, classifier, head, steps_per_epoch, state, finish_epoch)
+            _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch)
     return {**state.history[-1], "best": state.best, "output_dir": config.Global.output_dir}
 
 
@@ -115,6 +110,9 @@ def _load_data(config: Config) -> _Data:
     section = config.DataLoader.Train
     if section is None:
         raise ConfigError("DataLoader.Train: missing; training needs a list of images")
+    augment.build_augmentations(
+        section.dataset.transform_ops, "DataLoader.Train.dataset.transform_ops"
+    )
     samples = lists.load_samples(section.dataset.source, "DataLoader.Train.dataset")
     if section.dataset.turned_identities:
         if config.Arch.image_size[0] != config.Arch.image_size[1]:
@@ -133,90 +131,129 @@ def _load_data(config: Config) -> _Data:
     return _Data(samples, class_num, order, query, gallery)
 
 
-def _imprint(head: keras.Layer, extractor: keras.Model, samples: lists.Samples, config) -> None:
-    """Set each class centre to the mean embedding of its training images, unaugmented."""
-    if config.Arch.Head.name == "Linear" or samples.turns is not None:
+def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net:
+    """The networks, with pretrained weights where the config names some, compiled."""
+    extractor = models.build_extractor(config.Arch, config.Global.precision)
+    losses = models.build_losses(config.Loss, data.class_num)
+    head = _build_head(config, losses, data.class_num)
+    classifier = models.build_classifier(extractor, head, losses)
+    if isinstance(head, DynamicArcMargin):
+        head.set_counts(np.bincount(data.samples.labels, minlength=data.class_num))
+    if config.Global.pretrained_model and not config.Global.checkpoint:
+        _load_pretrained(config, data.samples, extractor, head)
+    layers = models.loss_layers(classifier)
+    freeze(config.Optimizer.parts, extractor, head, layers)
+    optimizer = build_optimizer(
+        config.Optimizer,
+        config.Global.epochs,
+        steps_per_epoch,
+        update_freq=config.Global.update_freq,
+        precision=config.Global.precision,
+        ema=config.EMA,
+        named=named_weights(extractor, head, layers),
+    )
+    models.compile_classifier(classifier, optimizer)
+    return checkpoints.Net(classifier, extractor, head)
+
+
+def _build_head(config: Config, losses: dict, class_num: int) -> keras.Layer | None:
+    """The head, where one of the losses is taken on its logits."""
+    if not any(isinstance(loss, CELoss) for loss in losses.values()):
+        log.info("no CELoss among the losses: training without a head")
+        return None
+    head = models.build_head(config.Arch, class_num)
+    if head.sample_rate < 1 and config.Global.update_freq > 1:
         raise ConfigError(
-            "Global.imprint_head: expected with a head of cosines and without turned_identities"
+            "Global.update_freq: expected 1 with Arch.Head.sample_rate below 1, as each batch has "
+            f"a sample of its own, got {config.Global.update_freq}"
         )
-    embeddings = embed(extractor, samples.paths, config.Arch.Preprocess)
+    if config.Optimizer.margin_warmup_epoch is not None and not isinstance(head, MarginHead):
+        raise ConfigError(
+            "Optimizer.margin_warmup_epoch: expected with a head whose margin can grow, "
+            f"got it with {config.Arch.Head.name}"
+        )
+    return head
+
+
+def _load_pretrained(config: Config, samples: lists.Samples, extractor, head) -> None:
+    """Pretrained weights; class centres by name, and imprinted where none is found."""
+    found = weights.load_pretrained(
+        config.Global.pretrained_model, extractor, head, config.Arch, samples.names
+    )
+    if head is None or not config.Global.imprint_head:
+        return
+    if config.Arch.Head.name == "Linear" or samples.turns is not None or head.sub_centres > 1:
+        raise ConfigError(
+            "Global.imprint_head: expected with a head of cosines to one centre a class, and "
+            "without turned_identities"
+        )
+    if samples.names is None:
+        found[:] = False  # the same label need not be the same identity
+    rows = np.flatnonzero(~found[samples.labels])
+    if not len(rows):
+        return
+    embeddings = embed(extractor, [samples.paths[row] for row in rows], config.Arch.Preprocess)
     sums = np.zeros((head.class_num, embeddings.shape[1]))
-    np.add.at(sums, samples.labels, embeddings)
+    np.add.at(sums, samples.labels[rows], embeddings)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    fresh = np.asarray(head.centres).T  # kept where a label has no image
-    head.centres.assign(np.where(norms > 0, sums / np.maximum(norms, 1e-12), fresh).T)
-
-
-def compile_classifier(classifier: keras.Model, config: Config, steps_per_epoch: int) -> None:
-    """`compile` with the sum of losses on the logits and accuracy on the margin-free scores."""
-    losses = []
-    for i, part in enumerate(config.Loss.Train):
-        try:
-            losses.append(components.builder("loss", part.name)(**part.args))
-        except ValueError as error:
-            raise ConfigError(f"Loss.Train.{i}.{error}") from None
-
-    def total(label, logits):
-        return sum(loss(label, logits) for loss in losses)
-
-    classifier.compile(
-        optimizer=build_optimizer(config.Optimizer, config.Global.epochs, steps_per_epoch),
-        # A single loss keeps its own reduction, which Keras scales per replica.
-        loss={"logits": losses[0] if len(losses) == 1 else total},
-        metrics={"scores": keras.metrics.SparseCategoricalAccuracy(name="accuracy")},
-        jit_compile=False,  # XLA's depthwise convolutions on CPU are seven times slower
+    before = distribute.read(head.centres)  # kept where a label has no image
+    distribute.write(
+        head.centres,
+        np.where(norms > 0, sums / np.maximum(norms, 1e-12), before).astype("float32"),
     )
+    log.info("imprinted the centres of %d classes", np.count_nonzero(norms))
 
 
-def _dataset(config: Config, data: _Data, steps_per_epoch: int, first_epoch: int):
-    return pipeline.train_dataset(
-        data.samples,
-        data.order,
-        config.Arch,
-        config.DataLoader.Train.dataset.transform_ops,
-        seed=config.Global.seed,
-        first_step=first_epoch * steps_per_epoch,
-        last_step=config.Global.epochs * steps_per_epoch,
-    )
-
-
-def _fit(config, data, dataset, classifier, head, steps_per_epoch, state, finish_epoch) -> None:
+def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch) -> None:
     def batch_paths(step: int) -> list[str]:
         return [data.samples.paths[row] for row in pipeline.batch_rows(data.order, step)]
 
     every, batch_size = config.Global.print_batch_step, data.order.batch_size
     steps = [
         callbacks.StopOnNaN(batch_paths, steps_per_epoch),
-        callbacks.Progress(steps_per_epoch, every, batch_size),
+        callbacks.Progress(config.Global.epochs, steps_per_epoch, every, batch_size),
         callbacks.EpochEnd(finish_epoch),
     ]
     warmup = config.Optimizer.margin_warmup_epoch
     if warmup is not None:
         start, end = (epoch * steps_per_epoch for epoch in warmup)
-        steps.append(callbacks.MarginWarmup(head, start, end, steps_per_epoch))
+        steps.append(callbacks.MarginWarmup(net.head, start, end, steps_per_epoch))
+    # A sampler that follows the class centres has a new order every epoch.
+    refresh, last = data.order.refresh, config.Global.epochs
+    spans = [(epoch, epoch + 1) for epoch in range(first_epoch, last)]
     try:
-        classifier.fit(
-            dataset,
-            initial_epoch=state.epoch,
-            epochs=config.Global.epochs,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=steps,
-            verbose=0,
-            shuffle=False,  # the pipeline has its own order
-        )
+        for first, stop in spans if refresh else [(first_epoch, last)]:
+            if refresh and first:
+                refresh(distribute.read(net.head.centres))
+            net.classifier.fit(
+                pipeline.train_dataset(
+                    data.samples,
+                    data.order,
+                    config.Arch,
+                    config.DataLoader.Train.dataset.transform_ops,
+                    seed=config.Global.seed,
+                    first_step=first * steps_per_epoch,
+                    last_step=stop * steps_per_epoch,
+                    targets=tuple(net.classifier.output),
+                ),
+                initial_epoch=first,
+                epochs=stop,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=steps,
+                verbose=0,
+                shuffle=False,  # the pipeline has its own order
+            )
     except tf.errors.OpError as error:
         raise pipeline.explain(error, data.samples.paths, data.samples.source) from error
 
 
-def _record_epoch(config, run, classifier, extractor, head, state, logs, scores) -> None:
+def _record_epoch(config, run, net, state, row, logs, scores, class_names) -> None:
     """One epoch into the history, the log, `best_model`, `latest` and `metrics.csv`."""
-    state.epoch += 1
+    state.epoch, optimizer = row["epoch"], net.classifier.optimizer
     row = {
-        "epoch": state.epoch,
-        "step": int(np.asarray(classifier.optimizer.iterations)),
-        "lr": float(np.asarray(classifier.optimizer.learning_rate)),  # of the step to come
-        "loss": logs["loss"],
-        "accuracy": logs["scores_accuracy"],
+        **row,
+        "lr": float(np.asarray(optimizer.learning_rate)),  # of the step to come
+        **callbacks.losses_and_accuracy(logs),
         "images_per_second": logs["images_per_second"],
         **scores,
     }
@@ -225,10 +262,13 @@ def _record_epoch(config, run, classifier, extractor, head, state, logs, scores)
     score = next(iter(scores.values()), None)  # the first value of the first metric
     if state.best is None or (score is not None and score > state.best):
         state.best = score
-        weights.save_weights(run / "best_model", dump_config(config), extractor, head, row)
+        with averaged(optimizer):
+            weights.save_weights(
+                run / "best_model", dump_config(config), net.extractor, net.head, row, class_names
+            )
     last = state.epoch == config.Global.epochs
     if last or state.epoch % config.Global.save_interval == 0:
-        checkpoints.save(run / "latest", config, classifier, extractor, head, state)
+        checkpoints.save(run / "latest", config, net, state, class_names)
     callbacks.write_csv(run / "metrics.csv", state.history)
 
 

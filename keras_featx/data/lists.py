@@ -57,28 +57,79 @@ def load_samples(dataset: Component, path: str) -> Samples:
         raise ConfigError(f"{path}: {error.filename}: {error.strerror}") from None
 
 
-def imagenet_list(*, image_root: str, cls_label_path: str, delimiter: str = " ") -> Samples:
+def imagenet_list(
+    *,
+    image_root: str,
+    cls_label_path: str,
+    delimiter: str = " ",
+    class_id_map_file: str | None = None,
+) -> Samples:
     """A list with one ``path label`` a line, the reference's ImageNetDataset.
 
     Args:
         image_root: Folder the paths are relative to.
         cls_label_path: The list, UTF-8.
         delimiter: What stands between the columns.
+        class_id_map_file: Names of the labels, one ``label name`` a line; see :func:`class_names`.
     """
     rows = _read_rows(cls_label_path, delimiter, columns=(2,), meaning="path label")
-    return _samples(cls_label_path, image_root, rows)
+    return _samples(cls_label_path, image_root, rows, class_id_map_file)
 
 
-def veri_wild_list(*, image_root: str, cls_label_path: str) -> Samples:
+def veri_wild_list(
+    *, image_root: str, cls_label_path: str, class_id_map_file: str | None = None
+) -> Samples:
     """A list with ``path label [id]`` a line between blanks, the reference's VeriWild.
 
     Args:
         image_root: Folder the paths are relative to.
         cls_label_path: The list, UTF-8. A third column is a camera, or a number unique to the
             image: gallery entries that share label and id with a query are not searched.
+        class_id_map_file: Names of the labels, one ``label name`` a line; see :func:`class_names`.
     """
     rows = _read_rows(cls_label_path, None, columns=(2, 3), meaning="path label [id]")
-    return _samples(cls_label_path, image_root, rows)
+    return _samples(cls_label_path, image_root, rows, class_id_map_file)
+
+
+def class_names(file: str, class_num: int) -> list[str]:
+    """Names of the labels 0 to ``class_num`` - 1 from a file with one ``label name`` a line.
+
+    The name is all that follows the first blank; class centres are stored and found again by it.
+
+    Raises:
+        ConfigError: A label or a name that comes twice, with both rows; a label without a name, or
+            outside the list's.
+    """
+    rows, first = {}, {}
+    for number, line in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        text, _, name = line.strip().partition(" ")
+        label, name = _label(text, file, number), name.strip()
+        if not name or "\0" in name:
+            raise ConfigError(f"{file}:{number}: expected 'label name', got {line!r}")
+        if label >= class_num or label in rows:
+            raise ConfigError(
+                f"{file}:{number}: expected each label below {class_num} once, got {label}"
+            )
+        if name in first:
+            raise ConfigError(
+                f"class_id_map_file: {file}:{number}: expected a name of its own for label "
+                f"{label}, got {name!r}, which is label {first[name]}'s"
+            )
+        rows[label], first[name] = name, label
+    missing = next((label for label in range(class_num) if label not in rows), None)
+    if missing is not None:
+        raise ConfigError(f"{file}: expected a name for label {missing}, got none")
+    return [rows[label] for label in range(class_num)]
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: expected UTF-8 text: {error.reason}") from None
+    return [line.rstrip("\r") for line in text.split("\n")]
 
 
 def class_folders(*, image_root: str) -> Samples:
@@ -116,13 +167,8 @@ def _read_rows(
 ) -> list[tuple[int, list[str]]]:
     if delimiter == "":
         raise ConfigError(f"{file}: delimiter: expected a character, got ''")
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: expected UTF-8 text: {error.reason}") from None
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
         parts = line.split(delimiter)
@@ -143,7 +189,9 @@ def _read_rows(
     return rows
 
 
-def _samples(source: str, root: str, rows: list[tuple[int, list[str]]]) -> Samples:
+def _samples(
+    source: str, root: str, rows: list[tuple[int, list[str]]], names_file: str | None = None
+) -> Samples:
     labels = [_label(parts[1], source, number) for number, parts in rows]
     paths = [os.path.join(root, parts[0]) for _, parts in rows]
     numbers = [number for number, _ in rows]
@@ -157,7 +205,8 @@ def _samples(source: str, root: str, rows: list[tuple[int, list[str]]]) -> Sampl
     if len(rows[0][1]) == 3:
         # Ids are only compared, so names serve as well as numbers.
         ids = np.array([parts[2] for _, parts in rows])
-    return Samples(source, paths, np.array(labels, np.int64), numbers, ids=ids)
+    names = None if names_file is None else class_names(names_file, max(labels) + 1)
+    return Samples(source, paths, np.array(labels, np.int64), numbers, ids=ids, names=names)
 
 
 def _label(text: str, source: str, row: int) -> int:
@@ -203,6 +252,7 @@ def turned_identities(samples: Samples) -> Samples:
         [path for path in samples.paths for _ in range(4)],
         4 * np.repeat(samples.labels, 4) + turns,
         [row for row in samples.rows for _ in range(4)],
+        names=samples.names and [f"{n} turned {90 * t}" for n in samples.names for t in range(4)],
         turns=turns,
     )
 

@@ -21,6 +21,7 @@ def train_dataset(
     seed: int,
     first_step: int,
     last_step: int,
+    targets: tuple[str, ...] = ("ce_loss", "correct"),
 ) -> tf.data.Dataset:
     """Batches of steps ``first_step`` to ``last_step`` (exclusive).
 
@@ -28,7 +29,7 @@ def train_dataset(
 
     Returns:
         Dataset of ``({"image": uint8 (batch, height, width, 3), "label": int32 (batch,)},
-        {"logits": label, "scores": label})``, ready for a classifier's ``fit``.
+        {target: label ...})``, ready for the ``fit`` of a classifier whose outputs are ``targets``.
     """
     window, pixel_ops = augment.build_augmentations(
         transform_ops, "DataLoader.Train.dataset.transform_ops"
@@ -37,10 +38,9 @@ def train_dataset(
     labels = tf.constant(samples.labels, tf.int32)
     turns = None if samples.turns is None else tf.constant(samples.turns, tf.int32)
 
-    def sample(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        row, number = order.at(position)
-        # Room for 2^20 passes under one seed; index_shuffle has its own use of the seed.
-        key = tf.stack([tf.constant(seed * 2**20, tf.int64) + number, row])
+    def sample(row: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Numbers stay below 2^32, seeds below 2^31; samplers have their own use of the seed.
+        key = tf.stack([tf.constant(seed * 2**32, tf.int64) + number, row])
         cut = None
         if window is not None:
             cut = lambda size: window(size, augment.op_seed(key, 0))  # noqa: E731
@@ -53,11 +53,13 @@ def train_dataset(
         return tf.ensure_shape(image, (*arch.image_size, 3)), labels[row]
 
     def pair(image: tf.Tensor, label: tf.Tensor):
-        return {"image": image, "label": label}, {"logits": label, "scores": label}
+        return {"image": image, "label": label}, dict.fromkeys(targets, label)
 
-    positions = tf.data.Dataset.range(first_step * order.batch_size, last_step * order.batch_size)
     return (
-        positions.map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        tf.data.Dataset.range(first_step, last_step)
+        .map(order.batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .unbatch()
+        .map(sample, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(order.batch_size, drop_remainder=True)
         .map(pair)
         .prefetch(tf.data.AUTOTUNE)
@@ -85,9 +87,7 @@ def image_dataset(
 
 def batch_rows(order: Order, step: int) -> list[int]:
     """Rows of the list that make up one step's batch."""
-    first = step * order.batch_size
-    positions = range(first, first + order.batch_size)
-    return [int(order.at(tf.constant(p, tf.int64))[0]) for p in positions]
+    return order.batch(tf.constant(step, tf.int64))[0].numpy().tolist()
 
 
 def undecodable(paths: Iterable[str]) -> tuple[str, str] | None:

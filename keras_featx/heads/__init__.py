@@ -3,6 +3,29 @@
 Importing this registers the layers, so that a saved classifier loads without `custom_objects`.
 """
 
-from keras_featx.heads.layers import ArcMargin, Cosine, Linear
+from keras_featx.heads.adaptive import AdaMargin, CurricularFace, ElasticFace, MagFace
+from keras_featx.heads.layers import (
+    ArcMargin,
+    CircleMargin,
+    CombinedMargin,
+    Cosine,
+    CosMargin,
+    DynamicArcMargin,
+    Linear,
+    SubCenterArcFace,
+)
 
-__all__ = ["ArcMargin", "Cosine", "Linear"]
+__all__ = [
+    "AdaMargin",
+    "ArcMargin",
+    "CircleMargin",
+    "CombinedMargin",
+    "CosMargin",
+    "Cosine",
+    "CurricularFace",
+    "DynamicArcMargin",
+    "ElasticFace",
+    "Linear",
+    "MagFace",
+    "SubCenterArcFace",
+]
