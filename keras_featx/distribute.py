@@ -150,5 +150,10 @@ def write(variable: keras.Variable, value: np.ndarray) -> None:
         part.assign(own)
 
 
+def own_part(variable: keras.Variable) -> tf.Variable:
+    """This replica's value of a local variable, for reading and writing single rows."""
+    return _parts(variable)[replica()[0]]
+
+
 def _parts(variable: keras.Variable) -> list[tf.Variable]:
     return list(getattr(variable.value, "values", [variable.value]))

@@ -137,6 +137,11 @@ def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net
     losses = models.build_losses(config.Loss, data.class_num)
     head = _build_head(config, losses, data.class_num)
     classifier = models.build_classifier(extractor, head, losses)
+    if head is not None:
+        try:
+            head.check_batch(data.order.batch_size)
+        except ValueError as error:
+            raise ConfigError(f"Arch.Head.{error}") from None
     if isinstance(head, DynamicArcMargin):
         head.set_counts(np.bincount(data.samples.labels, minlength=data.class_num))
     if config.Global.pretrained_model and not config.Global.checkpoint:

@@ -261,13 +261,13 @@ def test_loss_weights_are_parts_too():
             [{"match": "extractor/*"}, {"match": "extractor/c_conv"}],
             "Optimizer.parts.1.match: expected a pattern of trained weights, got "
             "'extractor/c_conv', which matches none; the closest are ['extractor/b_conv/kernel', "
-            "'extractor/a_conv/kernel', 'extractor/neck/kernel']",
+            "'extractor/a_conv/kernel', 'extractor/b_bn/beta']",
         ),
         (
             [{"match": "*moving_mean", "frozen": True}],
             "Optimizer.parts.0.match: expected a pattern of trained weights, got '*moving_mean', "
-            "which matches none; the closest are ['extractor/neck/bias', 'extractor/b_bn/gamma', "
-            "'extractor/a_bn/gamma']",
+            "which matches none; the closest are ['extractor/neck/bias', 'extractor/b_bn/beta', "
+            "'extractor/a_bn/beta']",
         ),
         (
             [{"match": "*", "frozen": True}],
@@ -411,11 +411,12 @@ def test_a_step_that_is_not_finite_on_one_replica_is_left_out_on_all():
         strategy.run(lambda g: optimizer.apply([g], [weight]), args=(gradient,))
 
     def state():
-        scale = float(optimizer.dynamic_scale)
+        scale = float(np.asarray(optimizer.dynamic_scale))
         return float(weight[0]), scale, int(np.asarray(optimizer.iterations))
 
     def feed(first, second):
-        scaled = iter([tf.constant([g * float(optimizer.dynamic_scale)]) for g in (first, second)])
+        scale = np.asarray(optimizer.dynamic_scale)
+        scaled = iter([tf.constant([g * scale]) for g in (first, second)])
         step(strategy.experimental_distribute_values_from_function(lambda _: next(scaled)))
         return state()
 
@@ -442,6 +443,7 @@ def test_half_precision_learns_what_float32_does(precision):
         rule = section(1e-3, clip_norm=1.0)
         optimizer = build_optimizer(rule, 1, 5, update_freq=2, precision=policy, named=named)
         assert isinstance(optimizer, LossScale) == (policy == "mixed_float16")
+        optimizer.initial_scale = 2.0**8  # so that no step is left out
         classifier = classifier_of(extractor, optimizer, head)
         before = values(named)
         classifier.fit(data(images, labels, classifier.output), epochs=2, verbose=0)
@@ -475,7 +477,7 @@ RESUMED = {
 @pytest.mark.parametrize(
     ("strategy", "case"),
     [("single", case) for case in RESUMED]
-    + [("mirrored", "all of it"), ("mirrored", "accumulation, averages")],
+    + [("mirrored", "all of it")],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_path):
     """Five batches, in the middle of a window, then five more."""
@@ -493,26 +495,26 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_
             optimizer = build_optimizer(section(LR, **rule), 2, 5, named=named, **keys)
             if isinstance(optimizer, LossScale):
                 optimizer.dynamic_growth_steps = 3  # so that it does grow
-            return classifier_of(extractor, optimizer, head), extractor, head
+            return checkpoints.Net(classifier_of(extractor, optimizer, head), extractor, head)
 
-    def run(classifier, epochs=1):
-        dataset = data(images, labels, classifier.output)
-        classifier.fit(dataset, epochs=epochs, verbose=0)
+    def run(net, epochs=1):
+        dataset = data(images, labels, net.classifier.output)
+        net.classifier.fit(dataset, epochs=epochs, verbose=0)
 
-    def everything(run_of):
+    def everything(net):
         path = tmp_path / "end"
-        checkpoints.save(path, config, *run_of, checkpoints.State())
+        checkpoints.save(path, config, net, checkpoints.State())
         return weights.read_arrays(path / weights.WEIGHTS)[0]
 
     whole = start(0)
-    run(whole[0], epochs=2)
+    run(whole, epochs=2)
     expected = everything(whole)
     first, second = start(0), start(1)
-    run(first[0])
-    checkpoints.save(tmp_path / "latest", config, *first, checkpoints.State(epoch=1))
+    run(first)
+    checkpoints.save(tmp_path / "latest", config, first, checkpoints.State(epoch=1))
     with scope(strategy):
-        checkpoints.restore(tmp_path / "latest", config, *second)
-    run(second[0])
+        checkpoints.restore(tmp_path / "latest", config, second)
+    run(second)
     got = everything(second)
     assert got.keys() == expected.keys()
     kinds = [("_sum", "update_freq"), ("_average", "ema"), ("dynamic_scale", "precision")]

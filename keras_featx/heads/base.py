@@ -203,7 +203,7 @@ class Head(keras.layers.Layer):
         position = label - index * self.part
         here = (position >= 0) & (position < classes)
         if self.sample_rate < 1 and training:
-            self._check_batch(label.shape[0])
+            self.check_batch(label.shape[0])
             position = self._activate(position, here, classes)
             centres = tf.convert_to_tensor(self.active)
         else:
@@ -221,15 +221,17 @@ class Head(keras.layers.Layer):
         chosen, place = tf.unique(tf.concat([own, others], axis=0))
         rows = tf.reshape(self._scores().rows(chosen[: self.sampled]), (-1,))
         self.active_rows.assign(rows)
-        self.active.assign(tf.gather(self.centres.value, rows))
+        self.active.assign(tf.gather(distribute.own_part(self.centres), rows))
         where = tf.where(here)
         return tf.scatter_nd(where, place[: tf.shape(own)[0]], tf.shape(position, tf.int64))
 
-    def _check_batch(self, batch):
-        if batch is not None and self.sampled < min(batch, self.part):
+    def check_batch(self, batch: int | None) -> None:
+        """Refuse a global batch whose classes may not find room in the sample."""
+        if self.sample_rate < 1 and batch is not None and self.sampled < min(batch, self.part):
             raise ValueError(
-                f"sample_rate: expected at least the {batch} classes a batch may have, "
-                f"got {self.sample_rate} of {self.part} classes, which is {self.sampled}"
+                f"sample_rate: expected room for the {min(batch, self.part)} classes that a batch "
+                f"of {batch} may have, got {self.sample_rate} of {self.part} classes, which is "
+                f"{self.sampled}"
             )
 
     def get_config(self):

@@ -62,6 +62,7 @@ def build_optimizer(
         "clipnorm": section.clip_norm_each,
         "clipvalue": section.clip_value,
         "update_freq": update_freq,
+        "name": section.rule.name,  # part of the names in a checkpoint; Keras would count on
     }
     if section.regularizer:
         regularizer = components.builder("regularizer", section.regularizer.name)
@@ -74,7 +75,7 @@ def build_optimizer(
     if ema:
         averaged = [v for name, v in named.items() if name.startswith("extractor/")]
         optimizer.averages = Averages(averaged, ema.decay, ema.warmup)
-    return LossScale(optimizer) if precision == "mixed_float16" else optimizer
+    return LossScale(optimizer, name="LossScale") if precision == "mixed_float16" else optimizer
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ class _Lamb(keras.optimizers.Lamb):
         step = mean / (ops.sqrt(square) + self.epsilon)
         if self._var_key(variable) in self._decayed:
             step = step + (self.weight_decay or 0.0) * variable
-            length, norm = ops.norm(variable), ops.norm(step)
+            length, norm = tf.norm(variable), tf.norm(step)
             both = ops.logical_and(length > 0, norm > 0)
             step = step * ops.where(both, length / ops.where(both, norm, 1.0), 1.0)
         self.assign_sub(variable, learning_rate * step)
@@ -92,10 +92,20 @@ class Lamb(Updates, _Lamb):
         """Nothing: the rule has its own."""
 
 
+class _Nadam(keras.optimizers.Nadam):
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        # Keras gives it the next free name, another one in the next run.
+        self._untrack_variable(self._u_product)
+        self._u_product = self.add_variable((), initializer="ones", name="product")
+
+
 def _extended(rule: type) -> type:
     """A Keras optimizer after :class:`Updates`, under its own name."""
     own = {"__module__": __name__, "__doc__": rule.__doc__}
-    extended = type(rule.__name__, (Updates, rule), own)
+    extended = type(rule.__name__.strip("_"), (Updates, rule), own)
     return keras.saving.register_keras_serializable("keras_featx")(extended)
 
 
@@ -105,7 +115,7 @@ AdamW = _extended(keras.optimizers.AdamW)
 Lion = _extended(keras.optimizers.Lion)
 Muon = _extended(keras.optimizers.Muon)
 RMSprop = _extended(keras.optimizers.RMSprop)
-Nadam = _extended(keras.optimizers.Nadam)
+Nadam = _extended(_Nadam)
 Adamax = _extended(keras.optimizers.Adamax)
 Adagrad = _extended(keras.optimizers.Adagrad)
 Adadelta = _extended(keras.optimizers.Adadelta)

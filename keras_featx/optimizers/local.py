@@ -89,8 +89,8 @@ class LocalWeights:
             return
         rows = tf.convert_to_tensor(variable.bank_rows)
         for slot in slots:
-            slot.assign(tf.gather(slot.bank.value, rows))
+            slot.assign(tf.gather(distribute.own_part(slot.bank), rows))
         self.update_step(gradient, variable, learning_rate)
         for current in (variable, *slots):
             update = tf.IndexedSlices(tf.convert_to_tensor(current), rows)
-            current.bank.value.scatter_update(update)
+            distribute.own_part(current.bank).scatter_update(update)

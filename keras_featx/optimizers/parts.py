@@ -33,7 +33,7 @@ def named_weights(
     if head is not None:
         named |= weights.named_variables(head, "head")
     for loss in losses:
-        named |= weights.named_variables(loss, f"loss/{loss.name}")
+        named |= weights.named_variables(loss, "loss")
     return named
 
 
