@@ -7,12 +7,13 @@ importing a builder imports TensorFlow, and a typo in a config should be answere
 """
 
 import ast
+import dataclasses
 import difflib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,31 @@ REGISTRIES: dict[str, dict[str, str]] = {
 }
 
 REQUIRED = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A pluggable part: its registered name and the arguments its builder gets."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Back to the flat form of the YAML: ``{name: ..., **args}``."""
+        return {"name": self.name, **self.args}
+
+
+def part(
+    kind: str, default: Any = dataclasses.MISSING, many: bool = False, inline: bool = False
+) -> Any:
+    """Declare a dataclass field holding a component (or a list of them) of a registry.
+
+    The keys of an ``inline`` component stand beside those of its section.
+    """
+    metadata = {"kind": kind, "many": many, "inline": inline}
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default_factory=lambda: default, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,11 @@ def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net
     losses = models.build_losses(config.Loss, data.class_num)
     head = _build_head(config, losses, data.class_num)
     classifier = models.build_classifier(extractor, head, losses)
+    if data.order.refresh and (head is None or head.sub_centres > 1):
+        raise ConfigError(
+            "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "
+            f"tell which classes are close, got {config.DataLoader.Train.sampler.name}"
+        )
     if head is not None:
         try:
             head.check_batch(data.order.batch_size)

@@ -35,7 +35,9 @@ def our_path(name: str) -> str:
 
 
 def to_keras(name: str, array: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO; depthwise (C, 1, k, k) to (k, k, C, 1); linear weights stay."""
+    """OIHW to HWIO; depthwise (C, 1, k, k) to (k, k, C, 1); centres to rows; others stay."""
+    if name == "head.weight":
+        return array.T
     if array.ndim != 4:
         return array
     if ".dw_conv." in name:

@@ -50,11 +50,30 @@ MISTAKES = {
     "Loss: {Train: [{CELos: {}}]}": "Loss.Train.0.name: expected one of ['CELoss'], got 'CELos'; "
     "did you mean 'CELoss'?",
     "Loss: {Train: {name: CELoss}}": "Loss.Train: expected a list, got {'name': 'CELoss'}",
-    "Optimizer: {momentum: 1.0}": "Optimizer.momentum: expected in [0, 1), got 1.0",
-    "Optimizer: {weight_decay: 0.1}": "Optimizer.weight_decay: expected with AdamW only, got it "
-    "with Momentum; use regularizer: {name: L2, coeff: ...}",
+    "Optimizer: {name: Adem}": "Optimizer.name: expected one of ['Adadelta', 'Adafactor', "
+    "'Adagrad', 'Adam', 'AdamW', 'Adamax', 'Ftrl', 'Lamb', 'Lion', 'Momentum', 'Muon', 'Nadam', "
+    "'RMSprop', 'SGD'], got 'Adem'; did you mean 'Adam'?",
+    "Optimizer: {momentun: 0.9}": "Optimizer.momentun: unknown argument of Momentum; did you mean "
+    "'momentum'?",
+    "Optimizer: {name: Lion, momentum: 0.9}": "Optimizer.momentum: unknown argument of Lion",
+    "Optimizer: {name: Lion, clip_nrom: 1}": "Optimizer.clip_nrom: unknown argument of Lion; did "
+    "you mean 'clip_norm'?",
+    "Optimizer: {weight_decay: 0.1}": "Optimizer.weight_decay: unknown argument of Momentum",
     "Optimizer: {name: AdamW, regularizer: {name: L2, coeff: 1}}": "Optimizer.regularizer: "
-    "expected with Momentum or Adam, got it with AdamW",
+    "expected with a rule without weight_decay, got it with AdamW",
+    "Optimizer: {clip_norm: 1, clip_value: 1}": "Optimizer.clip_value: expected one way to clip, "
+    "got ['clip_norm', 'clip_value']",
+    "Optimizer: {clip_norm_each: 0}": "Optimizer.clip_norm_each: expected a positive number, got "
+    "0.0",
+    "Optimizer: {parts: {match: a}}": "Optimizer.parts: expected a list, got {'match': 'a'}",
+    "Optimizer: {parts: [{lr_factor: 0.1}]}": "Optimizer.parts.0.match: missing",
+    "Optimizer: {parts: [{match: a}, {match: b, lr_facto: 2}]}": "Optimizer.parts.1.lr_facto: "
+    "unknown key; did you mean 'lr_factor'?",
+    "Optimizer: {parts: [{match: a, lr_factor: 0}]}": "Optimizer.parts.0.lr_factor: expected a "
+    "positive number (or frozen: true), got 0.0",
+    "EMA: {decay: 1.0}": "EMA.decay: expected in [0, 1), got 1.0",
+    "EMA: 0.999": "EMA: expected a section, got 0.999",
+    "Global: {update_freq: 0}": "Global.update_freq: expected at least 1, got 0",
     "Optimizer: {regularizer: {name: L2}}": "Optimizer.regularizer.coeff: missing",
     "Optimizer: {margin_warmup_epoch: [3, 1]}": "Optimizer.margin_warmup_epoch: expected 0 <= "
     "start <= end, got [3.0, 1.0]",
@@ -144,7 +163,19 @@ def test_yaml_numbers_are_what_people_mean():
 
 @pytest.mark.parametrize(
     "tree",
-    [{}, {"DataLoader": {"Train": TRAIN}}, {"Optimizer": {"regularizer": {"L2": {"coeff": 1e-5}}}}],
+    [
+        {},
+        {"DataLoader": {"Train": TRAIN}},
+        {"Optimizer": {"regularizer": {"L2": {"coeff": 1e-5}}}},
+        {
+            "Optimizer": {
+                "name": "Muon",
+                "exclude": ["a"],
+                "parts": [{"match": "*", "frozen": True}],
+            }
+        },
+        {"EMA": {}, "Optimizer": {"momentum": 0.8}, "Global": {"update_freq": 4}},
+    ],
 )
 def test_a_dumped_config_loads_back_equal(tree, tmp_path):
     config = from_dict(tree)
@@ -152,6 +183,26 @@ def test_a_dumped_config_loads_back_equal(tree, tmp_path):
     file.write_text(dump_config(config))
     assert load_config(file) == config
     assert from_dict(to_dict(config)) == config
+
+
+def test_the_keys_of_a_rule_stand_beside_those_of_its_section():
+    section = from_dict({"Optimizer": {"momentum": 0.8, "clip_norm": 1}}).Optimizer
+    assert (section.rule.name, section.rule.args) == ("Momentum", {"momentum": 0.8})
+    assert section.clip_norm == 1.0
+    section = from_dict({"Optimizer": {"name": "Lion", "beta_1": 0.8}}).Optimizer
+    assert (section.rule.name, section.rule.args) == ("Lion", {"beta_1": 0.8})
+    assert from_dict({}).EMA is from_dict({"EMA": None}).EMA is None
+    assert from_dict({"EMA": {}}).EMA.decay == 0.9999
+
+
+def test_a_config_written_by_the_first_version_still_loads():
+    """It held every key of four rules."""
+    former = {"momentum": 0.9, "nesterov": False, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}
+    tree = {"name": "AdamW", **former, "weight_decay": 0.05, "clip_norm": 5.0, "regularizer": None}
+    rule = from_dict({"Optimizer": tree}).Optimizer.rule
+    assert rule.args == {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8, "weight_decay": 0.05}
+    with pytest.raises(ConfigError, match=r"Optimizer\.momentum: unknown argument of AdamW"):
+        from_dict({"Optimizer": {**tree, "momentum": 0.8}})
 
 
 def test_the_reference_snippet_is_valid(tmp_path):

@@ -128,16 +128,31 @@ def run_in_process(folder, kill_at, *overrides):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+EVERYTHING = [
+    "DataLoader.Train.sampler={name: HardClass, batch_size: 16, sample_per_id: 2}",
+    "Loss.Train=[{CELoss: {epsilon: 0.1}}, {TripletLossV2: {weight: 0.5, memory_size: 24}}, "
+    "{CenterLoss: {weight: 0.01}}]",
+    "Arch.Head={name: ElasticFace, scale: 16.0}",
+    "Optimizer={name: AdamW, weight_decay: 0.01, clip_norm: 1.0, "
+    "lr: {name: Constant, learning_rate: 1e-3}, "
+    "parts: [{match: 'extractor/conv1*', lr_factor: 0.1}]}",
+    "EMA={decay: 0.9}",
+    "update_freq=2",
+    "precision=mixed_bfloat16",
+]
+
+
 @pytest.mark.slow
-def test_a_killed_and_resumed_run_equals_one_that_was_not_stopped_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("overrides", [[], EVERYTHING], ids=["plain", "everything"])
+def test_a_killed_and_resumed_run_equals_one_that_was_not_stopped_bit_for_bit(tmp_path, overrides):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_in_process(whole, 0)
+    done = run_in_process(whole, 0, *overrides)
     assert done.returncode == 0, done.stderr
     # Step 8 of 12 lies in the middle of the third epoch.
-    assert run_in_process(killed, 8).returncode == -signal.SIGKILL
+    assert run_in_process(killed, 8, *overrides).returncode == -signal.SIGKILL
     assert [row["epoch"] for row in rows(killed / "run")] == ["1", "2"]
     latest = f"Global.checkpoint={killed / 'run/latest'}"
-    done = run_in_process(killed, 0, latest)
+    done = run_in_process(killed, 0, *overrides, latest)
     assert done.returncode == 0, done.stderr
     one, two = arrays(whole / "run/latest"), arrays(killed / "run/latest")
     assert one.keys() == two.keys()
@@ -381,3 +396,60 @@ def test_a_weights_folder_carries_its_config(trained):
     for name in ("latest", "best_model"):
         file = trained / name / "config.yaml"
         assert dump_config(load_config(file)) == file.read_text()
+
+
+def test_several_losses_are_summed_and_told_apart(tiny, tmp_path):
+    losses = (
+        "Loss.Train=[{CELoss: {weight: 2.0}}, {TripletLossV2: {}}, {TripletLossV2: {weight: 3}}]"
+    )
+    sampler = "DataLoader.Train.sampler={name: PKSampler, batch_size: 16, sample_per_id: 4}"
+    train(tiny(losses, sampler, "eval_during_train=false"))
+    for row in rows(tmp_path / "run"):
+        ce, one, two = (float(row[k]) for k in ("ce_loss", "triplet_loss_v2", "triplet_loss_v2_2"))
+        assert float(row["loss"]) == pytest.approx(ce + one + two, rel=1e-5)
+        assert two == pytest.approx(3 * one, rel=1e-5)
+
+
+def test_training_without_cross_entropy_needs_no_head(tiny, tmp_path, caplog):
+    sampler = "DataLoader.Train.sampler={name: PKSampler, batch_size: 16, sample_per_id: 4}"
+    with caplog.at_level("INFO"):
+        result = train(tiny("Loss.Train=[{MultiSimilarityLoss: {}}]", sampler))
+    assert "training without a head" in caplog.text
+    assert "accuracy" not in result and result["recall@1"] > 0
+    assert not [k for k in arrays(tmp_path / "run/best_model") if k.startswith("head/")]
+
+
+def test_averages_are_what_is_evaluated_and_kept(tiny, tmp_path):
+    result = train(tiny("EMA={decay: 0.5, warmup: false}", "eval_interval=2"))
+    best, latest = arrays(tmp_path / "run/best_model"), arrays(tmp_path / "run/latest")
+    path = "extractor/neck/kernel"
+    average = next(v for k, v in latest.items() if "neck_kernel_average" in k)
+    np.testing.assert_array_equal(best[path], average)
+    assert np.abs(best[path] - latest[path]).max() > 0
+    again = load_config(
+        tmp_path / "run/config.yaml", [f"Global.pretrained_model={tmp_path / 'run/best_model'}"]
+    )
+    assert keras_featx.evaluate(again)["recall@1"] == pytest.approx(result["best"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["Loss.Train=[{TripletLossV2: {}}]", "DataLoader.Train.sampler.name=HardClass"],
+         "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "
+         "tell which classes are close, got HardClass"),
+        (["Loss.Train=[{CELoss: {}}, {TripletLossV2: {margin: -1}}]"],
+         "Loss.Train.1.margin: expected a number of at least 0, got -1.0"),
+        (["Arch.Head={name: Cosine}", "Optimizer.margin_warmup_epoch=[0, 1]"],
+         "Optimizer.margin_warmup_epoch: expected with a head whose margin can grow, got it with "
+         "Cosine"),
+        (["Arch.Head.embedding_size=32"],
+         "Arch.Head.embedding_size: expected the neck's 16, got 32"),
+        (["Optimizer.parts=[{match: 'extractor/nothing*'}]"], "Optimizer.parts.0.match"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_go_together_are_refused(tiny, tmp_path, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        train(tiny(*overrides))
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "run").exists()

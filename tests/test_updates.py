@@ -16,8 +16,8 @@ from keras_featx.backbones.normalization import BatchNormActivation
 from keras_featx.config import from_dict
 from keras_featx.errors import ConfigError
 from keras_featx.heads import ArcMargin
+from keras_featx.optimizer_section import EMASection, PartSection
 from keras_featx.optimizers import LossScale, build_optimizer, freeze, named_weights
-from keras_featx.sections import EMASection, PartSection
 
 STRATEGIES = ["single", "mirrored"]
 
@@ -224,7 +224,7 @@ def test_frozen_weights_and_statistics_stay_bit_for_bit(trees, held):
     optimizer = build_optimizer(rule, 1, 2, named=named, ema=ema)
     classifier = classifier_of(extractor, optimizer, head)
     before = values(named)
-    classifier.fit(data(images, labels, classifier.output), verbose=0)
+    classifier.fit(data(images, labels, classifier.output), verbose=0, shuffle=False)
     fixed = {"head/margin_factor"}
     for name, variable in named.items():
         same = np.array_equal(np.asarray(variable), before[name])
@@ -347,7 +347,7 @@ def test_averages_are_of_all_weights_after_every_update(strategy, freq, decay, w
             done.append(updates)
 
     dataset = data(images, labels, classifier.output)
-    classifier.fit(dataset, epochs=2, verbose=0, callbacks=[After(take_in)])
+    classifier.fit(dataset, epochs=2, verbose=0, shuffle=False, callbacks=[After(take_in)])
     assert len(done) == 10 // freq
     raw = values(named)
     with averaged(optimizer):
@@ -425,7 +425,7 @@ def test_a_step_that_is_not_finite_on_one_replica_is_left_out_on_all():
     assert feed(np.nan, 0.25) == (1.0, 2.0**13, 0)
     assert feed(0.5, 0.5) == (0.5, 2.0**13, 1)  # 1 - 0.5 * the mean of two sums of 1
     average = optimizer.inner_optimizer.averages.variables[0]
-    assert float(average[0]) == 0.5 + 0.1 * 0.5  # the warm-up's 9/10 of the way
+    assert float(average[0]) == pytest.approx(0.55)  # the warm-up's 9/10 of the way
     optimizer.build([weight])  # as every checkpoint does
     assert state() == (0.5, 2.0**13, 1)
 
@@ -446,7 +446,7 @@ def test_half_precision_learns_what_float32_does(precision):
         optimizer.initial_scale = 2.0**8  # so that no step is left out
         classifier = classifier_of(extractor, optimizer, head)
         before = values(named)
-        classifier.fit(data(images, labels, classifier.output), epochs=2, verbose=0)
+        classifier.fit(data(images, labels, classifier.output), epochs=2, verbose=0, shuffle=False)
         assert {v.dtype for v in named.values()} == {"float32"}
         assert int(np.asarray(classifier.optimizer.iterations)) == 5
         assert float(np.asarray(classifier.optimizer.learning_rate)) == pytest.approx(1e-3)
@@ -476,8 +476,7 @@ RESUMED = {
 
 @pytest.mark.parametrize(
     ("strategy", "case"),
-    [("single", case) for case in RESUMED]
-    + [("mirrored", "all of it")],
+    [("single", case) for case in RESUMED] + [("mirrored", "all of it")],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_path):
     """Five batches, in the middle of a window, then five more."""
@@ -494,12 +493,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_
             named = named_weights(extractor, head)
             optimizer = build_optimizer(section(LR, **rule), 2, 5, named=named, **keys)
             if isinstance(optimizer, LossScale):
-                optimizer.dynamic_growth_steps = 3  # so that it does grow
+                optimizer.initial_scale = 2.0**10  # so that it is not too large,
+                optimizer.dynamic_growth_steps = 3  # and grows
             return checkpoints.Net(classifier_of(extractor, optimizer, head), extractor, head)
 
     def run(net, epochs=1):
         dataset = data(images, labels, net.classifier.output)
-        net.classifier.fit(dataset, epochs=epochs, verbose=0)
+        net.classifier.fit(dataset, epochs=epochs, verbose=0, shuffle=False)
 
     def everything(net):
         path = tmp_path / "end"
@@ -509,6 +509,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_
     whole = start(0)
     run(whole, epochs=2)
     expected = everything(whole)
+    assert int(np.asarray(whole.classifier.optimizer.iterations)) >= 2
     first, second = start(0), start(1)
     run(first)
     checkpoints.save(tmp_path / "latest", config, first, checkpoints.State(epoch=1))
@@ -524,7 +525,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_
         np.testing.assert_array_equal(got[name], value, err_msg=name)
     if "precision" in keys:
         scales = [v for name, v in expected.items() if name.endswith("dynamic_scale")]
-        assert scales[0] > 2.0**15
+        assert scales[0] > 2.0**10
 
 
 def test_a_part_is_written_as_in_the_config():

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_featx import distribute
 
 # Classes in a block: at a batch of 256 its scores take 16 MB. Smaller blocks multiply slower.
-BLOCK = 16384
+BLOCK = 8192
 LOWEST = tf.float32.min
 
 

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_featx import components
+from keras_featx import components, distribute
 from keras_featx.averaging import Averages
 from keras_featx.errors import ConfigError
+from keras_featx.optimizer_section import EMASection, OptimizerSection
 from keras_featx.optimizers.classes import Lamb, Momentum
 from keras_featx.optimizers.parts import freeze, named_weights
 from keras_featx.optimizers.updates import LossScale
-from keras_featx.sections import EMASection, OptimizerSection
 
 __all__ = [
     "Lamb",
@@ -71,6 +71,11 @@ def build_optimizer(
     with _named("Optimizer"):
         rule = components.builder("optimizer", section.rule.name)
         optimizer = rule(TableSchedule(table[::update_freq]), **section.rule.args, **common)
+    if section.rule.name == "Adafactor" and any(map(distribute.is_local, (named or {}).values())):
+        raise ConfigError(
+            "Optimizer.name: expected a rule that looks at each number by itself, for a head with "
+            "split or sample_rate, got 'Adafactor'"
+        )
     optimizer.set_parts(section.parts, named)
     if ema:
         averaged = [v for name, v in named.items() if name.startswith("extractor/")]

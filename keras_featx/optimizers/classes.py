@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_featx import distribute
 from keras_featx.optimizers.updates import Updates
 
 
@@ -62,6 +63,15 @@ class Momentum(Updates, _Momentum):
         return gradient
 
 
+def _norm(x, variable):
+    """The norm of a weight or its step, over all replicas where it is split over them."""
+    if not distribute.is_local(variable):
+        return tf.norm(x)
+    if variable.rows is not None:  # the last part may have rows to spare
+        x = x[: max(variable.rows - distribute.replica()[0] * variable.shape[0], 0)]
+    return tf.sqrt(distribute.sum_over_replicas(tf.reduce_sum(tf.square(x))))
+
+
 class _Lamb(keras.optimizers.Lamb):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -74,7 +84,7 @@ class _Lamb(keras.optimizers.Lamb):
         step = mean / (ops.sqrt(square) + self.epsilon)
         if self._var_key(variable) in self._decayed:
             step = step + (self.weight_decay or 0.0) * variable
-            length, norm = tf.norm(variable), tf.norm(step)
+            length, norm = _norm(tf.convert_to_tensor(variable), variable), _norm(step, variable)
             both = ops.logical_and(length > 0, norm > 0)
             step = step * ops.where(both, length / ops.where(both, norm, 1.0), 1.0)
         self.assign_sub(variable, learning_rate * step)

@@ -8,7 +8,7 @@ import keras
 
 from keras_featx import weights
 from keras_featx.errors import ConfigError
-from keras_featx.sections import PartSection
+from keras_featx.optimizer_section import PartSection
 
 
 def chosen(parts: Sequence[PartSection], name: str) -> PartSection:
@@ -16,7 +16,7 @@ def chosen(parts: Sequence[PartSection], name: str) -> PartSection:
 
     Example:
         >>> from keras_featx.optimizers.parts import chosen
-        >>> from keras_featx.sections import PartSection
+        >>> from keras_featx.optimizer_section import PartSection
         >>> parts = [PartSection(match="extractor/*", lr_factor=0.1), PartSection(match="*/neck/*")]
         >>> [chosen(parts, f"extractor/{name}/kernel").lr_factor for name in ("conv1", "neck")]
         [0.1, 1.0]

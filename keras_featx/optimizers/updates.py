@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from keras_featx.averaging import Averages
+from keras_featx.optimizer_section import PartSection
 from keras_featx.optimizers.local import LocalWeights
 from keras_featx.optimizers.parts import chosen
-from keras_featx.sections import PartSection
 
 # Scales and offsets of normalisation layers; the reference does not decay them.
 NOT_DECAYED = ("gamma", "beta")
@@ -142,7 +142,8 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
     def build(self, variables):
         if not self.built:  # Keras' would begin again with the initial scale
-            super().build(variables)
+            with keras.name_scope(self.name, caller=self):  # so that names are always the same
+                super().build(variables)
 
     def check_finite(self, grads):
         """Whether the gradients of all replicas are finite; Keras asks the first one only."""
