@@ -144,7 +144,7 @@ def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net
         )
     if head is not None:
         try:
-            head.check_batch(data.order.batch_size)
+            head.check_batch(_classes_per_batch(config, data))
         except ValueError as error:
             raise ConfigError(f"Arch.Head.{error}") from None
     if isinstance(head, DynamicArcMargin):
@@ -164,6 +164,14 @@ def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net
     )
     models.compile_classifier(classifier, optimizer)
     return checkpoints.Net(classifier, extractor, head)
+
+
+def _classes_per_batch(config: Config, data: _Data) -> int:
+    """The most identities that a batch may have."""
+    sampler = config.DataLoader.Train.sampler
+    known = components.parameters("sampler", sampler.name, "DataLoader.Train.sampler")
+    default = known["sample_per_id"].default if "sample_per_id" in known else 1
+    return data.order.batch_size // sampler.args.get("sample_per_id", default)
 
 
 def _build_head(config: Config, losses: dict, class_num: int) -> keras.Layer | None:
@@ -207,10 +215,8 @@ def _load_pretrained(config: Config, samples: lists.Samples, extractor, head) ->
     np.add.at(sums, samples.labels[rows], embeddings)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     before = distribute.read(head.centres)  # kept where a label has no image
-    distribute.write(
-        head.centres,
-        np.where(norms > 0, sums / np.maximum(norms, 1e-12), before).astype("float32"),
-    )
+    means = np.where(norms > 0, sums / np.maximum(norms, 1e-12), before)
+    distribute.write(head.centres, means.astype("float32"))
     log.info("imprinted the centres of %d classes", np.count_nonzero(norms))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_featx import components
 from keras_featx.config import dump_config, from_dict, load_config, parse_yaml, to_dict
 from keras_featx.errors import ConfigError
 
@@ -47,8 +48,8 @@ MISTAKES = {
     "Arch: {Preprocess: {std: [1, 0, 1]}}": "Arch.Preprocess.std: expected positive numbers, got "
     "[1.0, 0.0, 1.0]",
     "Loss: {Train: []}": "Loss.Train: expected at least one loss, got []",
-    "Loss: {Train: [{CELos: {}}]}": "Loss.Train.0.name: expected one of ['CELoss'], got 'CELos'; "
-    "did you mean 'CELoss'?",
+    "Loss: {Train: [{CELos: {}}]}": "Loss.Train.0.name: expected one of "
+    f"{sorted(components.REGISTRIES['loss'])}, got 'CELos'; did you mean 'CELoss'?",
     "Loss: {Train: {name: CELoss}}": "Loss.Train: expected a list, got {'name': 'CELoss'}",
     "Optimizer: {name: Adem}": "Optimizer.name: expected one of ['Adadelta', 'Adafactor', "
     "'Adagrad', 'Adam', 'AdamW', 'Adamax', 'Ftrl', 'Lamb', 'Lion', 'Momentum', 'Muon', 'Nadam', "

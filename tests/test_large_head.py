@@ -378,7 +378,7 @@ def test_training_stores_names_and_imprints_the_added(tiny, tmp_path, caplog):
         (["Arch.Head.sample_rate=0.5", "update_freq=2"], "Global.update_freq: expected 1 with "
          "Arch.Head.sample_rate below 1, as each batch has a sample of its own, got 2"),
         (["Arch.Head.sample_rate=0.5"], "Arch.Head.sample_rate: expected room for the 8 classes "
-         "that a batch of 16 may have, got 0.5 of 8 classes, which is 4"),
+         "that a batch may have, got 0.5 of 8 classes, which is 4"),
     ],
 )  # fmt: skip
 def test_a_sample_that_cannot_be_is_refused_before_training(tiny, overrides, message):
@@ -387,3 +387,13 @@ def test_a_sample_that_cannot_be_is_refused_before_training(tiny, overrides, mes
     with pytest.raises(ConfigError) as error:
         train(tiny(*overrides))
     assert str(error.value) == message
+
+
+def test_a_batch_of_more_classes_than_the_sample_is_refused_in_the_step():
+    head = Cosine(class_num=40, sample_rate=0.1)
+    head.build((None, 4))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more classes than the 4"):
+        head(np.ones((5, 4), "float32"), np.arange(5), with_loss=True, training=True)
+    repeated = np.array([3, 3, 9, 9, 9])
+    loss, _ = head(np.ones((5, 4), "float32"), repeated, with_loss=True, training=True)
+    assert np.isfinite(loss).all()

@@ -12,6 +12,7 @@ from paddle_names import load, our_path, to_keras
 from keras_featx import models
 from keras_featx.backbones.lcnet import lcnet
 from keras_featx.config import from_dict
+from keras_featx.heads import softmax
 
 PARAMS_TO_FLATTEN = {
     0.25: 242_936,
@@ -43,7 +44,7 @@ TRAINED = [("rec_x0_25_small", "s64/"), ("rec_x0_5", "")]  # with a whole step i
 
 
 def golden_model(golden, name, image, **backbone):
-    """Extractor without normalisation of pixels, head, and classifier, with golden weights."""
+    """Classifier with golden weights, and its extractor, which leaves pixels as they are."""
     arguments, embedding_size, class_num, margin, scale = CASES[name]
     arch = from_dict(
         {
@@ -70,7 +71,7 @@ def golden_model(golden, name, image, **backbone):
     extractor = models.build_extractor(arch)
     classifier = models.build_classifier(extractor, models.build_head(arch))
     load(classifier, golden)
-    return classifier
+    return classifier, extractor
 
 
 def images(golden, case):
@@ -100,50 +101,53 @@ def parity(request, data_dir):
 def test_inference_equals_the_reference(parity):
     name, case, golden = parity
     image = images(golden, case)
-    classifier = golden_model(golden, name, image)
+    classifier, extractor = golden_model(golden, name, image)
     feed = {"image": image, "label": golden[f"{case}y"][:, 0]}
     feature = tap(classifier, feature_layer(name))(feed, training=False)
     close(feature, golden[f"{case}eval/backbone"], 2e-5)
     close(tap(classifier, "neck")(feed, training=False), golden[f"{case}eval/features"], 2e-5)
-    embedding = tap(classifier, "embedding")(feed, training=False)
+    embedding = extractor(image, training=False)
     close(embedding, golden[f"{case}eval/features_l2norm"], 2e-5)
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
+    head, neck = classifier.get_layer("head"), tap(classifier, "neck")(feed, training=False)
+    scores = golden[f"{case}eval/logits_eval_cos"]
+    close(head(neck) / head.scale, scores, 2e-5)
+    logits = golden[f"{case}headtrain/logits_train"]
+    np.testing.assert_allclose(head(neck, feed["label"]), logits, atol=1e-4 * 64 / 30)
     outputs = classifier(feed, training=False)
-    close(outputs["scores"], golden[f"{case}eval/logits_eval_cos"], 2e-5)
-    np.testing.assert_allclose(
-        outputs["logits"], golden[f"{case}headtrain/logits_train"], atol=1e-4 * 64 / 30
-    )
+    loss = golden[f"{case}headtrain/celoss_train"]
+    np.testing.assert_allclose(np.mean(outputs["ce_loss"]), loss, rtol=2e-5)
+    np.testing.assert_array_equal(outputs["correct"], scores.argmax(axis=1) == feed["label"])
 
 
 def test_gradients_equal_the_reference(parity):
     """Head in training mode over the network at inference: every parameter's gradient norm."""
     name, case, golden = parity
     image = images(golden, case)
-    classifier = golden_model(golden, name, image)
+    classifier, _ = golden_model(golden, name, image)
     label = golden[f"{case}y"][:, 0]
-    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with tf.GradientTape() as tape:
         outputs = classifier({"image": image, "label": label}, training=False)
-        loss = loss_fn(label, outputs["logits"])
+        loss = tf.reduce_mean(outputs["ce_loss"])
     np.testing.assert_allclose(loss, golden[f"{case}headtrain/celoss_train"], rtol=2e-5)
     gradients = gradients_by_path(tape, loss, classifier)
     check_gradients(golden, f"{case}headtrain", gradients)
 
 
+@pytest.mark.parametrize("block", [4, 16384])  # classes at once: several blocks, or one
 @pytest.mark.parametrize("parity", TRAINED, indirect=True)
-def test_a_training_step_equals_the_reference(parity):
+def test_a_training_step_equals_the_reference(parity, block, monkeypatch):
     """Batch statistics, their running averages, the loss and gradients through them."""
+    monkeypatch.setattr(softmax, "BLOCK", block)
     name, case, golden = parity
     image = images(golden, case)
-    classifier = golden_model(golden, name, image, dropout=0.0)
+    classifier, _ = golden_model(golden, name, image, dropout=0.0)
     label = golden[f"{case}y"][:, 0]
-    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    feature = keras.Model(
-        classifier.inputs, [classifier.get_layer(feature_layer(name)).output, *classifier.outputs]
-    )
+    feature = classifier.get_layer(feature_layer(name)).output
+    both = keras.Model(classifier.inputs, [feature, classifier.output["ce_loss"]])
     with tf.GradientTape() as tape:
-        found, logits, _ = feature({"image": image, "label": label}, training=True)
-        loss = loss_fn(label, logits)
+        found, losses = both({"image": image, "label": label}, training=True)
+        loss = tf.reduce_mean(losses)
     close(found, golden[f"{case}train_nodrop/backbone"], 1e-4)
     np.testing.assert_allclose(loss, golden[f"{case}train_nodrop/celoss"], rtol=1e-4)
     after = [k for k in golden.files if k.startswith(f"{case}train_nodrop/after/")]

@@ -11,7 +11,7 @@ from update_rules import RULES as PAPERS
 from update_rules import trajectory as on_paper
 
 from keras_featx import components, distribute, models
-from keras_featx.config import from_dict
+from keras_featx.config import from_dict, parse_yaml
 from keras_featx.errors import ConfigError
 from keras_featx.optimizers import Momentum, TableSchedule, build_optimizer, classes
 
@@ -201,13 +201,6 @@ def test_rules_equal_those_of_tensorflow_addons(data_dir, name):
 
 
 REFUSED = {
-    "{name: Adem}": "Optimizer.name: expected one of ['Adadelta', 'Adafactor', 'Adagrad', 'Adam', "
-    "'AdamW', 'Adamax', 'Ftrl', 'Lamb', 'Lion', 'Momentum', 'Muon', 'Nadam', 'RMSprop', 'SGD'], "
-    "got 'Adem'; did you mean 'Adam'?",
-    "{name: Lion, beta_3: 0.9}": "Optimizer.beta_3: unknown argument of Lion; did you mean "
-    "'beta_2'?",
-    "{name: Lion, clip_nrom: 1.0}": "Optimizer.clip_nrom: unknown argument of Lion; did you mean "
-    "'clip_norm'?",
     "{momentum: 1.0}": "Optimizer.momentum: expected in [0, 1), got 1.0",
     "{name: Lion, beta_1: 0.0}": "Optimizer.beta_1: expected in (0, 1), got 0.0",
     "{name: Lamb, weight_decay: -1}": "Optimizer.weight_decay: expected at least 0, got -1.0",
@@ -221,8 +214,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_impossible_rules_are_refused_with_their_key(text):
-    from keras_featx.config import parse_yaml
-
     with pytest.raises(ConfigError) as error:
         build_optimizer(from_dict({"Optimizer": parse_yaml(text, "")}).Optimizer, 1, 1)
     assert str(error.value) == REFUSED[text]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from keras_featx.errors import ConfigError
 from keras_featx.heads import ArcMargin
 from keras_featx.optimizer_section import EMASection, PartSection
 from keras_featx.optimizers import LossScale, build_optimizer, freeze, named_weights
+from keras_featx.training import train
 
 STRATEGIES = ["single", "mirrored"]
 
@@ -87,11 +89,13 @@ def regression_on_paper(kernel, bias, rates, freq, kind=None, limit=None):
 LR = {"name": "Cosine", "learning_rate": 0.05, "warmup_epoch": 0.5, "warmup_start_lr": 0.01}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("freq", [1, 3])
+CLIPS = [(None, None), ("clip_norm", 1.0), ("clip_norm_each", 0.5), ("clip_value", 0.2)]
+
+
 @pytest.mark.parametrize(
-    ("kind", "limit"),
-    [(None, None), ("clip_norm", 1.0), ("clip_norm_each", 0.5), ("clip_value", 0.2)],
+    ("strategy", "freq", "kind", "limit"),
+    [(strategy, 3, *clips) for strategy in STRATEGIES for clips in CLIPS]
+    + [("single", 1, None, None), ("mirrored", 1, "clip_norm", 1.0)],
 )
 def test_gradients_are_averaged_over_batches_and_then_clipped(strategy, freq, kind, limit):
     keys = {kind: limit} if kind else {}
@@ -151,6 +155,44 @@ def test_every_rule_on_two_replicas_is_that_of_one(name):
     assert len(weight.value.values) == 2
     for copy in weight.value.values:
         np.testing.assert_allclose(copy.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lamb_adapts_a_weight_in_parts_by_its_whole_norm():
+    """Three rows on two replicas; the fourth is to spare."""
+    rng = np.random.default_rng(1)
+    start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 4)).astype("float32")
+    gradients[:, 3] = 0
+    strategy = distribute.get_strategy("mirrored")
+    with strategy.scope():
+        weight = distribute.local_variable(
+            lambda shape, dtype: tf.ones(shape, dtype), (2, 4), name="w", trainable=True, rows=3
+        )
+        distribute.write(weight, start.astype("float32"))
+        optimizer = build_optimizer(section(name="Lamb", weight_decay=0.1), 1, 3)
+        optimizer.build([weight])
+
+    @tf.function
+    def step(gradient):
+        strategy.run(lambda g: optimizer.apply([g], [weight]), args=(gradient,))
+
+    for gradient in gradients:
+        values = iter([tf.constant(gradient[:2]), tf.constant(gradient[2:])])
+        step(strategy.experimental_distribute_values_from_function(lambda _, v=values: next(v)))
+    expected = on_paper("Lamb", start, gradients[:, :3], [0.1] * 3, weight_decay=0.1)[-1]
+    np.testing.assert_allclose(distribute.read(weight), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adafactor_is_refused_for_a_weight_in_parts():
+    with scope("mirrored"):
+        weight = distribute.local_variable(
+            lambda shape, dtype: tf.ones(shape, dtype), (2, 4), name="w", trainable=True, rows=3
+        )
+    with pytest.raises(ConfigError) as error:
+        build_optimizer(section(name="Adafactor"), 1, 1, named={"head/centres": weight})
+    assert str(error.value) == (
+        "Optimizer.name: expected a rule that looks at each number by itself, for a head with "
+        "split or sample_rate, got 'Adafactor'"
+    )
 
 
 # --- parts ---
@@ -526,6 +568,34 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(strategy, case, tmp_
     if "precision" in keys:
         scales = [v for name, v in expected.items() if name.endswith("dynamic_scale")]
         assert scales[0] > 2.0**10
+
+
+def test_training_keeps_the_averages_as_best_model_and_both_in_latest(tiny):
+    config = tiny(
+        "epochs=1",
+        "eval_during_train=false",
+        "update_freq=2",
+        "precision=mixed_bfloat16",  # no loss scale to leave a step out
+        "EMA={decay: 0.5}",
+        "Optimizer.clip_norm=1.0",
+        "Optimizer.parts=[{match: extractor/conv1_*, frozen: true}]",
+        "Optimizer.lr={name: Constant, learning_rate: 0.1}",
+    )
+    train(config)
+    run = Path(config.Global.output_dir)
+    best, _ = weights.read_arrays(run / "best_model" / weights.WEIGHTS)
+    latest, _ = weights.read_arrays(run / "latest" / weights.WEIGHTS)
+    assert [v for k, v in latest.items() if k.endswith("Momentum/iteration")] == [1]
+    assert [v for k, v in latest.items() if k.endswith("/batches")] == [1]  # of three batches
+    averages = {k.rpartition("/")[2]: v for k, v in latest.items() if k.endswith("_average")}
+    extractor = [k for k in best if k.startswith("extractor/")]
+    assert len(averages) == len(extractor) > 50
+    for name in extractor:
+        path = name.removeprefix("extractor/").replace("/", "_")
+        np.testing.assert_array_equal(best[name], averages[f"{path}_average"], err_msg=name)
+        frozen = name.startswith("extractor/conv1_")
+        assert np.array_equal(best[name], latest[name]) == frozen, name
+    np.testing.assert_array_equal(best["head/centres"], latest["head/centres"])
 
 
 def test_a_part_is_written_as_in_the_config():

@@ -203,7 +203,6 @@ class Head(keras.layers.Layer):
         position = label - index * self.part
         here = (position >= 0) & (position < classes)
         if self.sample_rate < 1 and training:
-            self.check_batch(label.shape[0])
             position = self._activate(position, here, classes)
             centres = tf.convert_to_tensor(self.active)
         else:
@@ -219,18 +218,22 @@ class Head(keras.layers.Layer):
         others = _permuted(self.sampled, classes, seed)
         # Own classes first, each once; then others, as many as there is room for.
         chosen, place = tf.unique(tf.concat([own, others], axis=0))
+        place = place[: tf.shape(own)[0]]
+        room = tf.debugging.assert_less(
+            place, self.sampled, f"sample_rate: a batch of more classes than the {self.sampled}"
+        )
         rows = tf.reshape(self._scores().rows(chosen[: self.sampled]), (-1,))
         self.active_rows.assign(rows)
         self.active.assign(tf.gather(distribute.own_part(self.centres), rows))
-        where = tf.where(here)
-        return tf.scatter_nd(where, place[: tf.shape(own)[0]], tf.shape(position, tf.int64))
+        with tf.control_dependencies([room] if room is not None else []):
+            return tf.scatter_nd(tf.where(here), place, tf.shape(position, tf.int64))
 
-    def check_batch(self, batch: int | None) -> None:
-        """Refuse a global batch whose classes may not find room in the sample."""
-        if self.sample_rate < 1 and batch is not None and self.sampled < min(batch, self.part):
+    def check_batch(self, classes: int) -> None:
+        """Refuse batches of so many classes (over all replicas) where the sample lacks room."""
+        if self.sample_rate < 1 and self.sampled < min(classes, self.part):
             raise ValueError(
-                f"sample_rate: expected room for the {min(batch, self.part)} classes that a batch "
-                f"of {batch} may have, got {self.sample_rate} of {self.part} classes, which is "
+                f"sample_rate: expected room for the {min(classes, self.part)} classes that a "
+                f"batch may have, got {self.sample_rate} of {self.part} classes, which is "
                 f"{self.sampled}"
             )
 

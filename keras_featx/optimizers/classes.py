@@ -114,8 +114,9 @@ class _Nadam(keras.optimizers.Nadam):
 
 def _extended(rule: type) -> type:
     """A Keras optimizer after :class:`Updates`, under its own name."""
-    own = {"__module__": __name__, "__doc__": rule.__doc__}
-    extended = type(rule.__name__.strip("_"), (Updates, rule), own)
+    name = rule.__name__.strip("_")
+    own = {"__module__": __name__, "__doc__": f"``keras.optimizers.{name}`` after Updates."}
+    extended = type(name, (Updates, rule), own)
     return keras.saving.register_keras_serializable("keras_featx")(extended)
 
 
