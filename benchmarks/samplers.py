@@ -24,7 +24,7 @@ CASES = {
     "HardClass": {"sample_per_id": K},
     "CategoryAware": {"sample_per_id": K},
 }
-PEERS = {f"NumPy, {method}": method for method in ("sample_avg_prob", "id_avg_prob")}
+PEERS = {f"PKSampler in NumPy, {method}": method for method in ("sample_avg_prob", "id_avg_prob")}
 
 
 def zipf_labels(images: int, identities: int) -> np.ndarray:

@@ -56,6 +56,11 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "TripletAngularMarginLoss": "keras_featx.losses.angular:TripletAngularMarginLoss",
         "TripletLoss": "keras_featx.losses.triplet:TripletLoss",
         "TripletLossV2": "keras_featx.losses.triplet:TripletLossV2",
+        "tfsim.CircleLoss": "keras_featx.interop.tfsim:CircleLoss",
+        "tfsim.MultiSimilarityLoss": "keras_featx.interop.tfsim:MultiSimilarityLoss",
+        "tfsim.PNLoss": "keras_featx.interop.tfsim:PNLoss",
+        "tfsim.SoftNearestNeighborLoss": "keras_featx.interop.tfsim:SoftNearestNeighborLoss",
+        "tfsim.TripletLoss": "keras_featx.interop.tfsim:TripletLoss",
     },
     "dataset": {
         "ImageNetDataset": "keras_featx.data.lists:imagenet_list",

@@ -31,6 +31,11 @@ def pixels(batch=3):
     return np.random.default_rng(0).integers(0, 256, (batch, 48, 40, 3)).astype("uint8")
 
 
+def losses_of(*parts, class_num=None):
+    """Losses of a config's ``Loss.Train``."""
+    return models.build_losses(from_dict({"Loss": {"Train": list(parts)}}).Loss, class_num)
+
+
 def test_the_extractor_gives_unit_vectors_for_uint8_and_float_alike():
     model = randomize(models.build_extractor(arch()))
     assert isinstance(model, keras.Model) and model.output_shape == (None, 16)
@@ -52,14 +57,15 @@ def test_pixels_are_normalised_as_the_config_says():
 
 def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
     extractor = randomize(models.build_extractor(arch()))
-    classifier = models.build_classifier(extractor, models.build_head(arch()))
+    losses = losses_of({"CELoss": {"epsilon": 0.1}}, {"ProxyNCALoss": {}}, class_num=5)
+    classifier = models.build_classifier(extractor, models.build_head(arch()), losses)
     label = np.array([0, 4, 2])
     np.savez(
         tmp_path / "expected.npz",
         embedding=extractor(pixels()),
-        logits=classifier({"image": pixels(), "label": label})["logits"],
         pixels=pixels(),
         label=label,
+        **{f"of {k}": v for k, v in classifier({"image": pixels(), "label": label}).items()},
     )
     extractor.save(tmp_path / "extractor.keras")
     classifier.save(tmp_path / "classifier.keras")
@@ -70,8 +76,10 @@ def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
         "classifier = keras_featx.load_model('classifier.keras')\n"
         "assert abs(np.linalg.norm(z['embedding'], axis=1) - 1).max() < 1e-6\n"
         "np.testing.assert_array_equal(extractor(z['pixels']), z['embedding'])\n"
-        "logits = classifier({'image': z['pixels'], 'label': z['label']})['logits']\n"
-        "np.testing.assert_array_equal(logits, z['logits'])\n"
+        "outputs = classifier({'image': z['pixels'], 'label': z['label']})\n"
+        "assert {'ce_loss', 'proxy_nca_loss', 'correct'} == set(outputs)\n"
+        "for name, value in outputs.items():\n"
+        "    np.testing.assert_array_equal(value, z['of ' + name])\n"
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True)
@@ -93,6 +101,120 @@ def test_a_summary_is_readable():
     text = "\n".join(lines)
     for name in ("image", "normalise_pixels", "conv1_conv", "blocks6_1_se_conv2", "neck"):
         assert name in text
+
+
+def network(*parts):
+    """Classifier over a single dense layer, its head, inputs, and embeddings as they are."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6,), name="image")
+    neck = keras.layers.Dense(4, name="neck")
+    unit = keras.layers.UnitNormalization(name="embedding")(neck(image))
+    extractor, head = keras.Model(image, unit), models.build_head(arch())
+    classifier = models.build_classifier(extractor, head, losses_of(*parts) if parts else None)
+    x = np.random.default_rng(0).normal(size=(6, 6)).astype("float32")
+    feed = {"image": x, "label": np.array([0, 4, 2, 2, 0, 4])}
+    return classifier, head, feed, np.asarray(neck(x))
+
+
+def softmax_loss(logits, label, epsilon=0.0):
+    """Cross-entropy of each row in float64, of targets smoothed by epsilon."""
+    logits = np.asarray(logits, "float64")
+    target = (1 - epsilon) * np.eye(logits.shape[1])[label] + epsilon / logits.shape[1]
+    return np.log(np.exp(logits).sum(axis=1)) - (target * logits).sum(axis=1)
+
+
+def test_a_classifier_gives_the_loss_of_each_row_and_what_is_correct():
+    classifier, head, feed, raw = network()
+    centres = np.asarray(head.centres).copy()
+    centres[feed["label"][:3]] = raw[:3] + 0.2  # some rows are where they belong
+    head.centres.assign(centres)
+    outputs = classifier(feed)
+    assert sorted(outputs) == ["ce_loss", "correct"]
+    expected = softmax_loss(head(raw, feed["label"]), feed["label"])
+    np.testing.assert_allclose(outputs["ce_loss"], expected, rtol=1e-5, atol=1e-5)
+    nearest = np.argmax(raw @ (centres / np.linalg.norm(centres, axis=1, keepdims=True)).T, axis=1)
+    np.testing.assert_array_equal(outputs["correct"], nearest == feed["label"])
+    assert 0 < np.mean(outputs["correct"]) < 1
+
+
+def test_losses_have_their_weights_and_embeddings_as_they_are():
+    classifier, head, feed, raw = network(
+        {"CELoss": {"weight": 2.0, "epsilon": 0.1}},
+        {"TripletLoss": {"margin": 0.5, "weight": 3.0}},
+        {"TripletLossV2": {"margin": 0.5}},
+        {"TripletLoss": {"margin": 0.1}},
+    )
+    label = feed["label"]
+    outputs = classifier(feed)
+    names = ["ce_loss", "triplet_loss", "triplet_loss_v2", "triplet_loss_2", "correct"]
+    assert sorted(outputs) == sorted(names)
+    expected = 2 * softmax_loss(head(raw, label), label, 0.1)
+    np.testing.assert_allclose(outputs["ce_loss"], expected, rtol=1e-5, atol=1e-5)
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    vectors = {"triplet_loss": raw, "triplet_loss_v2": unit, "triplet_loss_2": raw}
+    for name, margin, weight in zip(vectors, (0.5, 0.5, 0.1), (3, 1, 1), strict=True):
+        distance = np.linalg.norm(vectors[name][:, None] - vectors[name], axis=-1)
+        same = label[:, None] == label
+        terms = [
+            max(d[s].max() - d[~s].min() + margin, 0) for d, s in zip(distance, same, strict=True)
+        ]
+        np.testing.assert_allclose(outputs[name], np.full(6, weight * np.mean(terms)), rtol=1e-4)
+
+
+def test_a_compiled_classifier_minimises_the_sum_of_its_losses():
+    parts = {"CELoss": {"weight": 0.5}}, {"TripletLossV2": {"margin": 0.5, "weight": 2.0}}
+    classifier, _, feed, _ = network(*parts)
+    models.compile_classifier(classifier, keras.optimizers.SGD(0.0))
+    outputs = classifier(feed)  # moving statistics, as in evaluate
+    targets = dict.fromkeys(outputs, feed["label"])
+    found = classifier.evaluate(feed, targets, batch_size=6, verbose=0, return_dict=True)
+    means = {name: float(np.mean(value)) for name, value in outputs.items()}
+    assert found["loss"] == pytest.approx(means["ce_loss"] + means["triplet_loss_v2"], rel=1e-5)
+    assert found["ce_loss_loss"] == pytest.approx(means["ce_loss"], rel=1e-5)
+    assert found["correct_accuracy"] == pytest.approx(means["correct"])
+    models.compile_classifier(classifier, keras.optimizers.SGD(0.05))
+    steps = [classifier.train_on_batch(feed, targets, return_dict=True)["loss"] for _ in range(10)]
+    assert steps[-1] < 0.9 * steps[0]
+
+
+def test_a_classifier_may_do_without_a_head():
+    extractor = models.build_extractor(arch())
+    losses = losses_of({"MultiSimilarityLoss": {}})
+    classifier = models.build_classifier(extractor, None, losses)
+    assert sorted(classifier.output) == ["multi_similarity_loss"]
+    models.compile_classifier(classifier, "sgd")
+    feed = {"image": pixels(4), "label": np.array([0, 0, 1, 1])}
+    found = classifier.train_on_batch(feed, {"multi_similarity_loss": feed["label"]})
+    assert np.isfinite(found).all()
+    assert [layer.name for layer in models.loss_layers(classifier)] == ["multi_similarity_loss"]
+
+
+def test_losses_get_the_number_of_classes_unless_they_state_it():
+    parts = {"ProxyNCALoss": {}}, {"CenterLoss": {"class_num": 9}}, {"ProxyNCALoss": {}}
+    losses = losses_of(*parts, class_num=5)
+    assert list(losses) == ["proxy_nca_loss", "center_loss", "proxy_nca_loss_2"]
+    assert [loss.class_num for loss in losses.values()] == [5, 9, 5]
+    assert list(losses) == [loss.name for loss in losses.values()]
+
+
+def test_refusals_of_losses_name_their_place_in_the_list():
+    with pytest.raises(ConfigError) as error:
+        losses_of({"CELoss": {}}, {"CELoss": {"epsilon": 1.0}})
+    assert str(error.value) == "Loss.Train.1.epsilon: expected in [0, 1), got 1.0"
+    with pytest.raises(ConfigError) as error:
+        losses_of({"ProxyNCALoss": {}})
+    assert str(error.value) == "Loss.Train.0.class_num: expected a positive number, got None"
+
+
+def test_two_cross_entropies_cannot_sample():
+    extractor = models.build_extractor(arch())
+    losses = losses_of({"CELoss": {}}, {"CELoss": {"epsilon": 0.1}})
+    head = models.build_head(arch(sample_rate=0.8))
+    with pytest.raises(ConfigError) as error:
+        models.build_classifier(extractor, head, losses)
+    assert str(error.value) == (
+        "Arch.Head.sample_rate: expected 1 with two CELoss, each would sample"
+    )
 
 
 def test_a_class_count_that_disagrees_is_refused():

@@ -43,13 +43,12 @@ def pk_sampler(
     arrangement, so that an image comes about once a pass: with all images in a row by identity,
     every K-th is marked, from a random one on, and the marks are taken in random order, P to a
     batch. An identity of ``n`` images has ``n / K`` marks, rounded up or down, and shows another K
-    images at each. Where two marks of a batch fall on one identity (which a draw without
-    replacement forbids it), the second is made up for by a draw with the probabilities above, not
-    bound to the marks. Compared with independent batches, an identity is less likely to come
-    again soon after it came, by a share of about K / n.
+    images at each. Where two marks of a batch fall on one identity, the second is made up for by a
+    draw with the probabilities above, not bound to the marks. What differs from independent
+    batches: an identity that came is less likely to come again in the pass, by about K / n.
 
-    An identity with fewer than K images shows each of them K / n times, rounded up or down. Their
-    number is logged.
+    An identity of ``n`` images, fewer than K, shows each of them K / n times, rounded up or down.
+    Such identities are counted in the log.
 
     Args:
         samples: The training list (:class:`keras_featx.data.lists.Samples`).

@@ -1,0 +1,1 @@
+"""Parts of other libraries under the names and contracts of this one."""
