@@ -314,6 +314,8 @@ def test_values_and_slopes_are_finite_at_the_edges(name, dtype):
     values, slope = value_and_slope(ours, cosine, *args)
     assert np.isfinite(slope).all()
     assert np.abs(slope).max() < 5e3  # the sine's guard is 1e-3, and rounding may make it smaller
+    if name not in RISES:
+        assert (slope > -1e-7).all()  # the cosine of float32's pi/2 is -4e-8
     exact = cosine.astype("float64")
     expected = np.array([[restated(c + s, c + s, *args) for c in exact] for s in (-1e-9, 0, 1e-9)])
     # With 1 - cosine^2 around 0 in float32, the sine is only known to some 1e-4.
@@ -333,6 +335,12 @@ def test_combined_margin_is_its_formula_up_to_pi(args):
     assert turned[100:-100].max() < 4e-6
     assert (np.abs(ours - expected) <= m1 * turned + 1e-6)[before].all()
     assert before.any()
+
+
+def test_an_easy_margin_starts_above_a_right_angle():
+    tiny = np.finfo("float32").tiny
+    ours = margins.arc_margin(np.array([-tiny, 0, tiny], "float32"), 0.5, easy_margin=True)
+    np.testing.assert_allclose(ours, [0, 0, -math.sin(0.5)], rtol=0, atol=1e-6)
 
 
 def test_combined_margin_contains_the_others_exactly():

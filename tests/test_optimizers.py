@@ -321,7 +321,7 @@ def test_six_steps_of_training_equal_the_reference(data_dir):
         }
     )
     image, label = images(golden, "s64/"), golden["s64/y"][:, 0]
-    classifier = golden_model(golden, "rec_x0_25_small", image, dropout=0.0)
+    classifier, _ = golden_model(golden, "rec_x0_25_small", image, dropout=0.0)
     models.compile_classifier(classifier, build_optimizer(config.Optimizer, 3, steps_per_epoch=2))
     targets = dict.fromkeys(classifier.output, np.zeros(len(label)))
     losses, rates = [], []

@@ -282,7 +282,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny, trained, tmp_path
     cases = {
         "Arch.Backbone.class_expand=48": f"{file}: Arch.Backbone.class_expand: expected 48 as in "
         "the config, got 32",
-        "Optimizer.name=Adam": f"{file}: training/optimizer/0/adam_l2",
+        "Optimizer.name=Adam": f"{file}: training/optimizer/0/Adam/iteration",
     }
     for override, message in cases.items():
         with pytest.raises(ConfigError) as error:

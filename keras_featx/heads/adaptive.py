@@ -124,7 +124,7 @@ class MagFace(MarginHead):
     ):
         super().__init__(**kwargs)
         self.lower_norm = check_positive("lower_norm", lower_norm)
-        if upper_norm <= lower_norm:
+        if not upper_norm > lower_norm:
             raise ValueError(
                 f"upper_norm: expected above lower_norm {lower_norm}, got {upper_norm}"
             )
@@ -135,7 +135,7 @@ class MagFace(MarginHead):
             raise ValueError(
                 f"upper_margin: expected at least lower_margin {lower_margin}, got {upper_margin}"
             )
-        if norm_weight < 0:
+        if not norm_weight >= 0:
             raise ValueError(f"norm_weight: expected at least 0, got {norm_weight}")
         self.norm_weight = norm_weight
 
@@ -174,7 +174,7 @@ class ElasticFace(RunningHead):
     ):
         super().__init__(**kwargs)
         self.margin = check_radians("margin", margin)
-        if std < 0:
+        if not std >= 0:
             raise ValueError(f"std: expected at least 0, got {std}")
         if kind not in ("arc", "cos"):
             raise ValueError(f"kind: expected arc or cos, got {kind!r}")

@@ -249,7 +249,8 @@ class Head(keras.layers.Layer):
 
 
 def _norm(embedding):
-    return tf.norm(embedding, axis=-1)
+    # Not tf.norm, which has no gradient at 0.
+    return tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(embedding), axis=-1), 1e-12))
 
 
 def _zeros(shape, dtype):

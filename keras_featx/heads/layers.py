@@ -29,8 +29,8 @@ def check_cosine(name: str, margin: float) -> float:
 
 
 def check_positive(name: str, value: float) -> float:
-    """The value, if it is above 0."""
-    if not value > 0:
+    """The value, if it is above 0 and finite."""
+    if not 0 < value < math.inf:
         raise ValueError(f"{name}: expected a positive number, got {value}")
     return value
 
@@ -240,7 +240,7 @@ class DynamicArcMargin(MarginHead):
         self.largest = check_radians("largest", largest)
         if smallest > largest:
             raise ValueError(f"smallest: expected at most largest {largest}, got {smallest}")
-        if power >= 0:
+        if not power < 0:
             raise ValueError(f"power: expected a negative number, got {power}")
         self.power = power
 

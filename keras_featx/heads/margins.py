@@ -282,7 +282,7 @@ def curricular_others(cosine, threshold, t):
         [0.75, 0.25]
     """
     cosine = _wide(cosine)
-    threshold = ops.stop_gradient(_like(threshold, cosine))
+    threshold = _like(threshold, cosine)
     t = ops.stop_gradient(_like(t, cosine))
     return ops.where(cosine > threshold[:, None], cosine * (t + cosine), cosine)
 

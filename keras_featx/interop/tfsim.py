@@ -262,6 +262,7 @@ class SamplerBatches(keras.utils.PyDataset):
         super().__init__()
         self.sampler = sampler
         self.outputs = list(classifier.output)
+        self.running = False
 
     def __len__(self):
         return len(self.sampler)
@@ -272,10 +273,15 @@ class SamplerBatches(keras.utils.PyDataset):
         require(label.ndim == 1, "labels", "one for each image of a batch, got shape", label.shape)
         return {"image": np.asarray(image), "label": label}, dict.fromkeys(self.outputs, label)
 
+    def on_epoch_begin(self):
+        """Note that an epoch runs."""
+        self.running = True
+
     def on_epoch_end(self):
-        """Tell the sampler, which counts its epochs."""
-        if hasattr(self.sampler, "on_epoch_end"):
+        """Tell the sampler, which counts epochs. Keras calls this once before the first, too."""
+        if self.running:
             self.sampler.on_epoch_end()
+            self.running = False
 
 
 def library(module: str):
