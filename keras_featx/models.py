@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import keras
 
 import keras_featx.backbones.normalization
-import keras_featx.heads  # noqa: F401 (both imports register layers that saved models hold)
+import keras_featx.heads
+import keras_featx.interop.tfsim  # noqa: F401 (these register layers that saved models hold)
 from keras_featx import components, weights
 from keras_featx.config import load_config
 from keras_featx.errors import ConfigError

@@ -502,10 +502,11 @@ def test_a_sampler_of_single_examples_and_an_augmenter(library):
 
 
 def test_views_in_place_of_labels_are_refused():
-    images, _ = pictures(4)
+    images, label = pictures(4)
     image = keras.Input((8, 8, 3))
     classifier = keras.Model(image, {"loss": keras.layers.Flatten()(image)})
-    views = tfsim.SamplerBatches([(images, images)], classifier)
+    views = tfsim.SamplerBatches([(images, images), (images, label)], classifier)
+    np.testing.assert_array_equal(views[1][0]["label"], label)
     with pytest.raises(ValueError, match=r"^labels: expected one for each .* \(4, 8, 8, 3\)$"):
         views[0]
 
