@@ -85,7 +85,11 @@ def build_head(arch: ArchSection, class_num: int | None = None) -> keras.Layer:
         )
     if class_num is None and stated is None:
         raise ConfigError("Arch.Head.class_num: missing")
-    arguments = {**arch.Head.args, "class_num": stated or class_num, "name": "head"}
+    arguments = {
+        **arch.Head.args,
+        "class_num": class_num if stated is None else stated,
+        "name": "head",
+    }
     with _named("Arch.Head"):
         return components.builder("head", arch.Head.name)(**arguments)
 
