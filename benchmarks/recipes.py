@@ -22,7 +22,8 @@ import numpy as np  # noqa: E402
 
 from keras_featx import components, train  # noqa: E402
 from keras_featx.config import load_config  # noqa: E402
-from keras_featx.data import lists, pipeline  # noqa: E402
+from keras_featx.data import pipeline  # noqa: E402
+from keras_featx.data.samples import load_samples  # noqa: E402
 from keras_featx.evaluation import load_eval_samples, measure  # noqa: E402
 
 CONFIG = side_by_side.HERE / "recipes.yaml"
@@ -90,7 +91,7 @@ def _ours(folder: Path, recipe: str, seed: int) -> float:
 
 def _paddle(folder: Path, seed: int, python: str) -> float:
     config = _config(folder, seed)
-    samples = lists.load_samples(config.DataLoader.Train.dataset.source, "train")
+    samples = load_samples(config.DataLoader.Train.dataset.source, "train")
     query, gallery = load_eval_samples(config)
     with tempfile.TemporaryDirectory() as work:
         _write_batches(Path(work), config, samples)

@@ -65,7 +65,11 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "dataset": {
         "ImageNetDataset": "keras_featx.data.lists:imagenet_list",
         "VeriWild": "keras_featx.data.lists:veri_wild_list",
-        "ClassFolders": "keras_featx.data.lists:class_folders",
+        "LogoDataset": "keras_featx.data.lists:logo_list",
+        "ICartoonDataset": "keras_featx.data.lists:icartoon_list",
+        "CSV": "keras_featx.data.tables:csv_list",
+        "ClassFolders": "keras_featx.data.folders:class_folders",
+        "Given": "keras_featx.data.memory:given",
     },
     "augmentation": {
         "RandomResizedCrop": "keras_featx.augment:random_resized_crop",
@@ -76,6 +80,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "RandomSharpness": "keras_featx.augment:random_sharpness",
         "RandomErasing": "keras_featx.augment:random_erasing",
     },
+    "batch_augmentation": {},
     "sampler": {
         "Shuffle": "keras_featx.data.samplers.plain:shuffle",
         "PKSampler": "keras_featx.data.samplers.pk:pk_sampler",

@@ -39,7 +39,7 @@ def decode(data: tf.Tensor, window: Window | None = None) -> tf.Tensor:
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: _decode_jpeg_window(data, window),
-        lambda: _cut(_decode_whole(data), window),
+        lambda: cut(_decode_whole(data), window),
     )
 
 
@@ -68,7 +68,8 @@ def _decode_jpeg_window(data: tf.Tensor, window: Window) -> tf.Tensor:
     return tf.ensure_shape(image[:, left - first : left - first + width], (None, None, 3))
 
 
-def _cut(image: tf.Tensor, window: Window) -> tf.Tensor:
+def cut(image: tf.Tensor, window: Window) -> tf.Tensor:
+    """The part of an image that a window of its size names."""
     top, left, height, width = tf.unstack(window(tf.shape(image)[:2]))
     return image[top : top + height, left : left + width]
 
@@ -112,4 +113,14 @@ def load(
     window: Window | None = None,
 ) -> tf.Tensor:
     """Read, decode and resize one image file: uint8 ``(*image_size, 3)``."""
-    return resize(decode(tf.io.read_file(path), window), image_size, preprocess)
+    return load_bytes(tf.io.read_file(path), image_size, preprocess, window)
+
+
+def load_bytes(
+    data: tf.Tensor,
+    image_size: tuple[int, int],
+    preprocess: PreprocessSection,
+    window: Window | None = None,
+) -> tf.Tensor:
+    """Decode and resize one encoded image: uint8 ``(*image_size, 3)``."""
+    return resize(decode(data, window), image_size, preprocess)

@@ -129,6 +129,7 @@ class TrainDatasetSection:
     Attributes:
         source: The list.
         transform_ops: Augmentation, in order.
+        batch_transform_ops: Mixing of the images of a batch; one of them is drawn for each batch.
         turned_identities: Every image four times, by quarter turns, each a new identity; the
             head has four times the classes.
     """
@@ -138,22 +139,56 @@ class TrainDatasetSection:
     transform_ops: tuple[Component, ...] = part(
         "augmentation", (Component(name="RandomResizedCrop"), Component(name="RandomFlip")), True
     )
+    batch_transform_ops: tuple[Component, ...] = part("batch_augmentation", (), True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSection:
-    """Training data: the list, its augmentation, and which sample comes at which step."""
+    """Training data: the list, its augmentation, and which sample comes at which step.
+
+    Attributes:
+        dataset: The list and its augmentation.
+        sampler: Which sample comes at which step.
+        bad_images: ``raise``: one that cannot be decoded ends training; ``skip``: another of its
+            batch stands in, and its path goes into ``skipped.csv`` of the run folder.
+        max_bad_fraction: Of the images that may be skipped; one more ends training.
+        cache: ``memory`` keeps the decoded images of the list there.
+        service: Address of a tf.data service, ``grpc://host:port``, that reads the images.
+    """
 
     dataset: TrainDatasetSection
     sampler: Component = part("sampler", Component(name="Shuffle"))
+    bad_images: Literal["raise", "skip"] = "raise"
+    max_bad_fraction: float = 0.01
+    cache: Literal["none", "memory"] = "none"
+    service: str | None = None
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values."""
+        if not 0 <= self.max_bad_fraction < 1:
+            raise ConfigError(
+                f"{path}.max_bad_fraction: expected in [0, 1), got {self.max_bad_fraction}"
+            )
+        if self.bad_images == "skip" and self.cache == "memory":
+            raise ConfigError(f"{path}.cache: expected none with bad_images: skip, got 'memory'")
+        if self.service is not None and not self.service.startswith("grpc://"):
+            raise ConfigError(f"{path}.service: expected grpc://host:port, got {self.service!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalListSection:
-    """One evaluation list. Its images are only decoded and resized."""
+    """One evaluation list. Its images are only decoded and resized.
+
+    Attributes:
+        dataset: The list.
+        batch_size: Images at a time.
+        bad_images: ``raise``: one that cannot be decoded is an error; ``skip``: it is left out, and
+            the result says how many were.
+    """
 
     dataset: Component = part("dataset")
     batch_size: int = 64
+    bad_images: Literal["raise", "skip"] = "raise"
 
     def check(self, path: str) -> None:
         """Refuse an empty batch."""

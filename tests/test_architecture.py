@@ -12,12 +12,15 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
     ["_version", "errors", "backbones", "data", "search"],
+    ["data.files"],
     ["components", "metrics", "schedules"],
     ["optimizer_section"],
     ["sections"],
     ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
-    ["backbones.blocks", "images", "augment", "data.lists", "distribute", "losses.miners"],
-    ["heads.softmax", "losses.layers"],
+    ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
+    ["data.labels", "data.faults"],
+    ["data.lists"],
+    ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
     ["losses.proxies", "losses.smooth_ap", "losses.soft_nearest", "losses.supcon"],
@@ -37,12 +40,14 @@ LAYERS = [
     ["models", "callbacks", "report", "report.plots"],
     ["checkpoints", "evaluation", "exporters.graph"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
-    ["exporters", "training"],
+    ["exporters", "training_data"],
+    ["training"],
     ["quickstart"],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 

@@ -25,6 +25,7 @@ sys.path[:0] = packages
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+
 import paddle  # noqa: E402
 
 try:

@@ -1,0 +1,148 @@
+"""Files by path: on disk, or at an address that TensorFlow's file systems know (gs://, s3://).
+
+TensorFlow is imported only when an address comes. ``s3://`` needs the package ``tensorflow-io``.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+from keras_featx.errors import ConfigError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is an address, such as ``gs://bucket/name``."""
+    return "://" in os.fspath(path)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """All of a file.
+
+    Raises:
+        OSError: With the reason, where it cannot be read.
+    """
+    path = os.fspath(path)
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read()
+    with _remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """A part of a file; refuses one that ends before."""
+    if is_remote(path):
+        with _remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+    else:
+        with open(path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset)
+    if len(data) != length:
+        raise OSError(None, f"ends {length - len(data)} bytes before the image does", path)
+    return data
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """The lines of a UTF-8 text, without a byte-order mark or Windows line ends."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text: {error.reason}") from None
+    return [line.rstrip("\r") for line in text.split("\n")]
+
+
+def missing(paths: list[str]) -> list[int]:
+    """Places of the paths at which there is no file. A remote folder is asked for once."""
+    found: dict[str, set[str]] = {}
+    return [i for i, path in enumerate(paths) if not _exists(path, found)]
+
+
+def _exists(path: str, found: dict[str, set[str]]) -> bool:
+    if not is_remote(path):
+        return os.path.isfile(path)
+    folder, _, name = path.rpartition("/")
+    if folder not in found:
+        with _remote_errors(folder) as tf:
+            try:
+                found[folder] = set(tf.io.gfile.listdir(folder))
+            except tf.errors.NotFoundError:
+                found[folder] = set()
+    return name in found[folder]
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether there is a folder at this path."""
+    path = os.fspath(path)
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _remote_errors(path) as tf:
+        return tf.io.gfile.isdir(path)
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file at this path."""
+    path = os.fspath(path)
+    if not is_remote(path):
+        return os.path.isfile(path)
+    with _remote_errors(path) as tf:
+        return tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
+
+
+def walk(root: str | os.PathLike) -> Iterable[str]:
+    """All files below a folder, but for hidden ones and those in hidden folders.
+
+    Raises:
+        OSError: Where a folder cannot be read.
+    """
+    root = os.fspath(root)
+    if is_remote(root):
+        with _remote_errors(root) as tf:
+            levels = list(tf.io.gfile.walk(root))
+        for folder, _, names in levels:
+            inside = folder[len(root) :].split("/")
+            for name in names:
+                if not any(part.startswith(".") for part in (*inside, name)):
+                    yield f"{folder.rstrip('/')}/{name}"
+        return
+
+    def stop(error: OSError):
+        raise error
+
+    for folder, below, names in os.walk(root, onerror=stop):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield os.path.join(folder, name)
+
+
+def find_images(path: str | os.PathLike) -> list[str]:
+    """The image itself, or all images below a folder, sorted.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if is_file(path):
+        return [os.fspath(path)]
+    if not is_folder(path):
+        raise ConfigError(f"{path}: expected an image or a folder of images, found neither")
+    found = sorted(p for p in walk(path) if p.lower().endswith(EXTENSIONS))
+    if not found:
+        raise ConfigError(f"{path}: expected images ({' '.join(EXTENSIONS)}), found none")
+    return found
+
+
+@contextlib.contextmanager
+def _remote_errors(path: str) -> Iterator:
+    """TensorFlow, with its errors as :class:`OSError`."""
+    import tensorflow as tf
+
+    try:
+        yield tf
+    except tf.errors.UnimplementedError:
+        scheme = path.split("://")[0]
+        raise OSError(None, f"no file system for {scheme}:// (see docs/data.md)", path) from None
+    except tf.errors.OpError as error:
+        raise OSError(None, error.message.splitlines()[0], path) from None
