@@ -70,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
 
+    preview = _with_config(commands, "preview", _preview, "a sheet of augmented training images")
+    preview.add_argument(
+        "--output", default="preview.png", help="FILE.png (default: %(default)s)"
+    )
+    preview.add_argument("--samples", type=int, default=8, help="default: %(default)s")
+    preview.add_argument("--draws", type=int, default=7, help="of each; default: %(default)s")
+
     quickstart = commands.add_parser(
         "quickstart", help="the whole path on the images that ship with the package"
     )
@@ -120,6 +127,13 @@ def _export(options) -> dict:
     from keras_featx.exporters import export
 
     return export(config, formats=options.format)
+
+
+def _preview(options) -> dict:
+    config = load_config(options.config, options.override)
+    from keras_featx.preview import preview
+
+    return preview(config, options.output, samples=options.samples, draws=options.draws)
 
 
 def _predict(options) -> dict:

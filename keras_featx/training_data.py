@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from keras_featx import augment, components
+from keras_featx.augment.mixing import build_mixing
 from keras_featx.data import memory
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
@@ -32,6 +33,9 @@ def load_training_data(
         raise ConfigError("DataLoader.Train: missing; training needs a list of images")
     augment.build_augmentations(
         section.dataset.transform_ops, "DataLoader.Train.dataset.transform_ops"
+    )
+    build_mixing(
+        section.dataset.batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops"
     )
     if given is None:
         samples = load_samples(section.dataset.source, "DataLoader.Train.dataset")

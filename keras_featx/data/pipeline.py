@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import augment, images
+from keras_featx.augment.mixing import build_mixing
 from keras_featx.data import faults, files
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples
@@ -26,6 +27,7 @@ def train_dataset(
     first_step: int,
     last_step: int,
     targets: tuple[str, ...] = ("ce_loss", "correct"),
+    batch_transform_ops: tuple[Component, ...] = (),
     skipped: faults.Skipped | None = None,
     worker: tuple[int, int] = (0, 1),
     service: str | None = None,
@@ -43,6 +45,8 @@ def train_dataset(
         first_step: Of the run, from 0.
         last_step: The step after the last.
         targets: Outputs of the classifier.
+        batch_transform_ops: Mixing of the images of a batch; adds the inputs ``label_2`` and
+            ``share``, see :func:`keras_featx.build_classifier`.
         skipped: Takes note of bad images and lets the others of the batch stand in for them; by
             default a bad image is an error.
         worker: (index, count): this machine's share of each batch, where several train together.
@@ -66,6 +70,18 @@ def train_dataset(
         label = tf.gather(labels, row)
         return {"image": image, "label": label}, dict.fromkeys(targets, label)
 
+    mixing = build_mixing(
+        batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops"
+    )
+
+    def mix(batch: tuple[dict, dict], step: tf.Tensor) -> tuple[dict, dict]:
+        inputs, targets = batch
+        # Augmentation of single images has no negative seeds of steps from 0.
+        seed_of_step = tf.stack([tf.constant(-1 - seed, tf.int64), step])
+        image, partner, share = mixing(inputs["image"], seed_of_step)
+        second = tf.gather(inputs["label"], partner)
+        return inputs | {"image": image, "label_2": second, "share": share}, targets
+
     steps = tf.data.Dataset.range(first_step, last_step)
     rows = steps.map(rows_of_step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if skipped is None:
@@ -79,6 +95,8 @@ def train_dataset(
         found = faults.guarded(rows.unbatch(), sample, (*arch.image_size, 3))
         batches = found.batch(batch_size, drop_remainder=True)
         batches = batches.map(lambda *batch: pair(*faults.stand_in(*batch, labels, skipped)))
+    if mixing is not None:
+        batches = tf.data.Dataset.zip(batches, steps).map(mix)
     if service is not None:
         batches = batches.apply(
             tf.data.experimental.service.distribute(
