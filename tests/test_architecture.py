@@ -12,10 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
     ["_version", "errors", "backbones", "data", "search"],
-    ["components", "metrics", "schedules"],
+    ["components", "metrics", "schedules", "augment.common", "augment.operations"],
+    ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
     ["optimizer_section"],
     ["sections"],
     ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.lists", "distribute", "losses.miners"],
     ["heads.softmax", "losses.layers"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
