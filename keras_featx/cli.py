@@ -71,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
 
     preview = _with_config(commands, "preview", _preview, "a sheet of augmented training images")
-    preview.add_argument(
-        "--output", default="preview.png", help="FILE.png (default: %(default)s)"
-    )
+    preview.add_argument("--output", default="preview.png", help="FILE.png (default: %(default)s)")
     preview.add_argument("--samples", type=int, default=8, help="default: %(default)s")
     preview.add_argument("--draws", type=int, default=7, help="of each; default: %(default)s")
 

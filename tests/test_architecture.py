@@ -13,10 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 LAYERS = [
     ["_version", "errors", "backbones", "data", "search"],
     ["data.files"],
-    ["components", "metrics", "schedules"],
+    ["components", "metrics", "schedules", "augment.common", "augment.operations"],
+    ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
     ["optimizer_section"],
     ["sections"],
     ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
     ["data.lists"],

@@ -70,9 +70,7 @@ def train_dataset(
         label = tf.gather(labels, row)
         return {"image": image, "label": label}, dict.fromkeys(targets, label)
 
-    mixing = build_mixing(
-        batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops"
-    )
+    mixing = build_mixing(batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops")
 
     def mix(batch: tuple[dict, dict], step: tf.Tensor) -> tuple[dict, dict]:
         inputs, targets = batch
