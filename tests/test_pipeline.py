@@ -397,3 +397,86 @@ def test_cameras_take_entries_out_of_a_ranking(tiny):
     assert found == keras_featx.evaluate(config, extractor)
     with pytest.raises(ConfigError, match="DataLoader.Eval.Gallery: expected cameras in both"):
         keras_featx.evaluate(config, extractor, all_one[0], gallery)
+
+
+# Mixtures
+
+
+def test_a_batch_is_mixed_after_augmentation(samples):
+    """Undone with NumPy from the batch without mixing: shares, partners and labels agree."""
+    order = shuffle(samples, 3, batch_size=12)
+    plain = batches(samples, order)
+    ops = (Component(name="Mixup", args={"alpha": 1.0}),)
+    made = pipeline.train_dataset(
+        samples, order, ARCH, OPS, seed=3, first_step=0, last_step=4, batch_transform_ops=ops
+    )
+    mixed_any = 0
+    for (inputs, _), (image, label) in zip(made, plain, strict=True):
+        found, share = inputs["image"].numpy(), inputs["share"].numpy()
+        np.testing.assert_array_equal(inputs["label"], label)
+        for i in range(12):
+            whole = image[i].astype("float64")
+            candidates = [
+                np.abs(share[i] * whole + (1 - share[i]) * image[j] - found[i]).max()
+                for j in range(12)
+                if label[j] == inputs["label_2"][i]
+            ]
+            assert min(candidates) <= 0.501
+            mixed_any += 0.1 < share[i] < 0.9
+    assert mixed_any > 10
+    resumed = pipeline.train_dataset(
+        samples, order, ARCH, OPS, seed=3, first_step=2, last_step=4, batch_transform_ops=ops
+    )
+    rest = [x["image"].numpy() for x, _ in made.skip(2)]
+    for (inputs, _), image in zip(resumed, rest, strict=True):
+        np.testing.assert_array_equal(inputs["image"], image)
+
+
+def test_cross_entropy_of_a_mixture_is_the_mean_of_both_labels(tiny):
+    from conftest import randomize
+
+    from keras_featx import models
+
+    extractor = randomize(models.build_extractor(tiny().Arch))
+    head = models.build_head(tiny().Arch, 8)
+    plain = models.build_classifier(extractor, head)
+    mixed = models.build_classifier(extractor, head, mixed=True)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    label, second = np.array([0, 1, 2, 3]), np.array([3, 2, 1, 0])
+    share = np.array([1, 0, 0.25, 0.5], "float32")
+    found = mixed({"image": image, "label": label, "label_2": second, "share": share})
+    own, other = (plain({"image": image, "label": x})["ce_loss"].numpy() for x in (label, second))
+    np.testing.assert_allclose(found["ce_loss"], share * own + (1 - share) * other, rtol=1e-5)
+
+
+def test_a_run_trains_on_mixtures(tiny):
+    ways = "[{Mixup: {probability: 0.5}}, {CutMix: {probability: 0.5}}]"
+    ops = f"DataLoader.Train.dataset.batch_transform_ops={ways}"
+    row = keras_featx.train(tiny("epochs=1", "eval_during_train=false", ops))
+    assert np.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["Loss.Train=[{CELoss: {}}, {TripletLoss: {}}]"],
+            "DataLoader.Train.dataset.batch_transform_ops: expected with CELoss alone, as a "
+            "mixture has two identities, got it with triplet_loss",
+        ),
+        (
+            [
+                "Arch.Head={name: ArcMargin, sample_rate: 0.5}",
+                "DataLoader.Train.sampler.batch_size=4",
+            ],
+            "Arch.Head.sample_rate: expected 1 with batch_transform_ops, as each label would have a "
+            "sample of its own, got 0.5",
+        ),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(tiny, overrides, message):
+    ops = "DataLoader.Train.dataset.batch_transform_ops=[{Mixup: {}}]"
+    with pytest.raises(ConfigError) as error:
+        keras_featx.train(tiny("eval_during_train=false", ops, *overrides))
+    assert str(error.value) == message
