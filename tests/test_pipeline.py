@@ -470,8 +470,8 @@ def test_a_run_trains_on_mixtures(tiny):
                 "Arch.Head={name: ArcMargin, sample_rate: 0.5}",
                 "DataLoader.Train.sampler.batch_size=4",
             ],
-            "Arch.Head.sample_rate: expected 1 with batch_transform_ops, as each label would have a "
-            "sample of its own, got 0.5",
+            "Arch.Head.sample_rate: expected 1 with batch_transform_ops, as each label would have "
+            "a sample of its own, got 0.5",
         ),
     ],
 )
