@@ -42,6 +42,7 @@ LAYERS = [
     ["models", "callbacks", "report", "report.plots"],
     ["checkpoints", "evaluation", "exporters.graph"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
+    ["preview"],
     ["exporters", "training_data"],
     ["training"],
     ["quickstart"],
