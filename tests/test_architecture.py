@@ -11,11 +11,18 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "search"],
-    ["components", "metrics", "schedules"],
-    ["optimizer_section"],
+    ["_version", "errors", "backbones", "data", "data.sniff", "search", "chunks"],
+    ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
+    ["optimizer_section", "decoding"],
     ["sections"],
-    ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    [
+        "config",
+        "resizing",
+        "backbones.normalization",
+        "heads.margins",
+        "losses.cross_entropy",
+        "losses.pairs",
+    ],
     ["backbones.blocks", "images", "augment", "data.lists", "distribute", "losses.miners"],
     ["heads.softmax", "losses.layers"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
@@ -42,7 +49,16 @@ LAYERS = [
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
-FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE = [
+    "config",
+    "components",
+    "sections",
+    "errors",
+    "metrics",
+    "search",
+    "schedules",
+    "data.sniff",
+]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 
