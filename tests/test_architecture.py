@@ -11,13 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "search"],
+    ["_version", "errors", "backbones", "data", "data.sniff", "search", "chunks"],
     ["data.files"],
-    ["components", "metrics", "schedules", "augment.common", "augment.operations"],
+    ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
+    ["augment.common", "augment.operations"],
     ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
-    ["optimizer_section"],
+    ["optimizer_section", "decoding"],
     ["sections"],
-    ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["config", "resizing"],
+    ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
     ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
@@ -51,6 +53,7 @@ LAYERS = [
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
+FRAMEWORK_FREE += ["data.sniff"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 

@@ -148,7 +148,7 @@ def decoded(samples: Samples, preprocess: PreprocessSection) -> Samples:
     """
     if samples.pixels is not None:
         return samples
-    if getattr(preprocess, "reduced_decoding", False):
+    if preprocess.reduced_decoding:
         raise ConfigError(
             "DataLoader.Train.cache: expected none with Arch.Preprocess.reduced_decoding, which "
             "decodes each image at the size a step needs, got 'memory'"
@@ -160,7 +160,7 @@ def decoded(samples: Samples, preprocess: PreprocessSection) -> Samples:
             data = files.read_bytes(path)
         else:
             data = files.read_range(path, *samples.spans[row].tolist())
-        return images.decode(tf.constant(data)).numpy()
+        return images.decode(tf.constant(data), None, preprocess).numpy()
 
     pixels: list[np.ndarray] = []
     size = len(samples)
