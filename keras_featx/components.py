@@ -69,6 +69,9 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "ICartoonDataset": "keras_featx.data.lists:icartoon_list",
         "CSV": "keras_featx.data.tables:csv_list",
         "ClassFolders": "keras_featx.data.folders:class_folders",
+        "TFRecord": "keras_featx.data.tfrecords:tfrecords",
+        "WebDataset": "keras_featx.data.tars:tars",
+        "Packed": "keras_featx.data.packed:packed",
         "Given": "keras_featx.data.memory:given",
     },
     "augmentation": {

@@ -180,16 +180,16 @@ def image_loader(
 
 def _reader(samples: Samples) -> Callable[[tf.Tensor], tf.Tensor]:
     """From a row to the encoded image."""
-    paths = tf.constant(samples.paths)
     if samples.spans is None:
+        paths = tf.constant(samples.paths)
         return lambda row: tf.io.read_file(paths[row])
-    spans = tf.constant(samples.spans, tf.int64)
 
-    def read_range(path: bytes, span: np.ndarray) -> bytes:
-        return files.read_range(path.decode(), *span.tolist())
+    def read_range(row: np.int64) -> np.ndarray:
+        data = files.read_range(samples.paths[row], *samples.spans[row].tolist())
+        return np.array(data, object)  # as it is: NumPy would copy a string
 
     def read(row: tf.Tensor) -> tf.Tensor:
-        data = tf.numpy_function(read_range, [paths[row], spans[row]], tf.string, stateful=False)
+        data = tf.numpy_function(read_range, [row], tf.string, stateful=False)
         return tf.ensure_shape(data, ())
 
     return read
