@@ -5,6 +5,7 @@ TensorFlow is imported only when an address comes. ``s3://`` needs the package `
 
 import contextlib
 import glob
+import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -131,23 +132,60 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return [line.rstrip("\r") for line in text.split("\n")]
 
 
+def line_chunks(path: str | os.PathLike, size: int = 2**9) -> Iterator[list[str]]:
+    """The lines of :func:`read_lines`, so many at a time: a long list need not be held whole.
+
+    A caller that splits lines holds a small list for each. Few at a time die young; thousands make
+    Python's garbage collector look through all that was read before, again and again.
+    """
+    path = os.fspath(path)
+    if is_remote(path):
+        lines = read_lines(path)
+        yield from (lines[first : first + size] for first in range(0, len(lines), size))
+        return
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        try:
+            while lines := list(itertools.islice(file, size)):
+                yield [line.rstrip("\n").rstrip("\r") for line in lines]
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: expected UTF-8 text: {error.reason}") from None
+
+
 def missing(paths: list[str]) -> list[int]:
-    """Places of the paths at which there is no file. A remote folder is asked for once."""
-    found: dict[str, set[str]] = {}
-    return [i for i, path in enumerate(paths) if not _exists(path, found)]
+    """Places of the paths at which there is no file.
+
+    A folder of which many files are wanted is listed once, and a remote one always: to ask for
+    each file takes far longer.
+    """
+    wanted: dict[str, list[str]] = {}
+    for path in set(paths):
+        wanted.setdefault(path.rpartition("/")[0], []).append(path)
+    absent = {path for folder, below in wanted.items() for path in _absent(folder, below)}
+    return [i for i, path in enumerate(paths) if path in absent] if absent else []
 
 
-def _exists(path: str, found: dict[str, set[str]]) -> bool:
-    if not is_remote(path):
-        return os.path.isfile(path)
-    folder, _, name = path.rpartition("/")
-    if folder not in found:
+def _absent(folder: str, paths: list[str]) -> list[str]:
+    """Those of the paths inside a folder that are no files."""
+    if is_remote(paths[0]):
         with remote_errors(folder) as tf:
             try:
-                found[folder] = set(tf.io.gfile.listdir(folder))
+                found = set(tf.io.gfile.listdir(folder))
             except tf.errors.NotFoundError:
-                found[folder] = set()
-    return name in found[folder]
+                found = set()
+        return [path for path in paths if path.rpartition("/")[2] not in found]
+    found = _listed(folder, 4 * len(paths)) if len(paths) > 8 else set()
+    start = len(folder) + 1 if folder or paths[0].startswith("/") else 0
+    # What the listing does not show is asked for: names may differ in case, say.
+    return [path for path in paths if path[start:] not in found and not os.path.isfile(path)]
+
+
+def _listed(folder: str, most: int) -> set[str]:
+    """The files of a local folder; of a folder with far more of them than wanted, the first."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {e.name for e in itertools.islice(entries, most) if e.is_file()}
+    except (OSError, ValueError):
+        return set()
 
 
 def is_folder(path: str | os.PathLike) -> bool:

@@ -32,13 +32,15 @@ def read_labels(
         int64 labels, -1 for a row that went to ``problems``; and the names in order of their
         number, or ``None`` where labels are numbers.
     """
+    known = set(texts)
     if how == "auto":
         # A list of numbers with one slip must not become a list of names.
-        how = "numbers" if any(map(_LIKE_A_NUMBER.fullmatch, texts)) else "names"
+        how = "numbers" if any(map(_LIKE_A_NUMBER.fullmatch, known)) else "names"
     if how == "names":
         return _names(texts, rows, source, problems)
-    if all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts):
-        return np.fromiter(map(int, texts), np.int64, len(texts)), None
+    if all(text.isascii() and text.isdigit() and len(text) < 10 for text in known):
+        number = {text: int(text) for text in known}
+        return np.fromiter(map(number.__getitem__, texts), np.int64, len(texts)), None
     labels = np.full(len(texts), -1, np.int64)
     for i, text in enumerate(texts):
         if text.isascii() and text.isdigit() and int(text) < 2**31:

@@ -140,7 +140,7 @@ def make_samples(
     Args:
         source: The list.
         root: Folder the paths are relative to.
-        table: Row numbers, and the columns.
+        table: Row numbers, and the columns. The column of paths becomes those of the samples.
         labels: How to read them, see :func:`~.labels.read_labels`.
         names_file: Names of the labels.
         problems: Where to put rows that cannot be used.
@@ -148,7 +148,8 @@ def make_samples(
     """
     rows, columns = table
     numbers, names = read_labels(columns[1], rows, source, labels, problems)
-    paths = [join(root, name) for name in columns[0]]
+    paths = columns[0]
+    join(root, paths)
     absent = files.missing(paths)
     if absent:
         _refuse_missing(source, rows, paths, absent, problems)
@@ -177,7 +178,8 @@ def _refuse_missing(source, rows, paths, absent, problems) -> None:
         what = f"missing image {paths[absent[0]]!r}{more}"
         refuse(None, source, int(rows[absent[0]]), what)
     for i in absent:
-        refuse(problems, source, int(rows[i]), f"missing image {paths[i]!r}", "missing")
+        what = f"missing image {paths[i]!r}"
+        problems.append(Problem(source, int(rows[i]), what, "missing", paths[i]))
 
 
 def _read(
@@ -189,28 +191,51 @@ def _read(
     heading: str | None = None,
 ) -> tuple[np.ndarray, list[list[str]]]:
     """Row numbers and columns of the lines that are not empty."""
-    rows: list[int] = []
-    kept: list[list[str]] = []
-    wanted = " or ".join(map(str, widths))
-    for number, line in enumerate(files.read_lines(source), start=1):
-        if not line.strip() or (heading and number == 1 and line.startswith(heading)):
-            continue
-        parts = split(line)
-        if len(parts) not in widths:
-            what = f"expected {wanted} columns ({meaning}, got {len(parts)}: {line!r}"
-            refuse(problems, source, number, what)
-        elif kept and len(parts) != len(kept):
-            what = f"expected {len(kept)} columns as in the rows before"
-            refuse(problems, source, number, what)
-        else:
-            kept = kept or [[] for _ in parts]
-            rows.append(number)
-            for column, value in zip(kept, parts, strict=True):
-                column.append(value)
+    rows: list[np.ndarray] = []
+    columns: list[list[str]] = []
+    known: dict[str, str] = {}  # labels repeat: one string for all that are equal
+    first = 1
+    for lines in files.line_chunks(source):
+        parts = list(map(split, lines))
+        numbers = np.arange(first, first + len(lines))
+        sure = len(columns) in widths and all(map(str.strip, lines))
+        if not sure or set(map(len, parts)) != {len(columns)}:
+            wanted = (len(columns),) if columns else widths
+            skip = heading if first == 1 else None
+            good = _usable(source, first, lines, parts, widths, wanted, meaning, problems, skip)
+            numbers, parts = numbers[good], [parts[i] for i in good]
+        if parts:
+            columns = columns or [[] for _ in parts[0]]
+            rows.append(numbers)
+            paths, labels, *rest = zip(*parts, strict=True)
+            columns[0] += paths
+            columns[1] += map(known.setdefault, labels, labels)
+            for column, values in zip(columns[2:], rest, strict=True):
+                column += values
+        first += len(lines)
     if not rows:
         found = f"; {problems[0].what}" if problems else ""
         raise ConfigError(f"{source}: expected rows of '{meaning.split(')')[0]}', got none{found}")
-    return np.array(rows, np.int64), kept
+    return np.concatenate(rows), columns
+
+
+def _usable(source, first, lines, parts, widths, wanted, meaning, problems, heading) -> list[int]:
+    """Places of the lines that can be used, of some that begin at row ``first`` of a list."""
+    good = []
+    for i, line in enumerate(lines):
+        if not line.strip() or (heading and i == 0 and line.startswith(heading)):
+            continue
+        if len(parts[i]) not in widths:
+            either = " or ".join(map(str, widths))
+            what = f"expected {either} columns ({meaning}, got {len(parts[i])}: {line!r}"
+            refuse(problems, source, first + i, what)
+        elif len(parts[i]) not in wanted:
+            what = f"expected {wanted[0]} columns as in the rows before"
+            refuse(problems, source, first + i, what)
+        else:
+            wanted = (len(parts[i]),)
+            good.append(i)
+    return good
 
 
 def _splitter(source: str, delimiter: str) -> Callable[[str], list[str]]:

@@ -21,12 +21,14 @@ class Problem:
         row: Of the list, from 1.
         what: What was expected and what came.
         kind: ``row`` (it cannot be read) or ``missing`` (there is no such image).
+        path: The image that is missing.
     """
 
     source: str
     row: int
     what: str
     kind: str = "row"
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,21 @@ def turned_identities(samples: Samples) -> Samples:
     return dataclasses.replace(four, labels=4 * four.labels + turns, names=names, turns=turns)
 
 
-def join(root: str | os.PathLike, name: str) -> str:
-    """A path of a list below its ``image_root``; absolute paths and addresses stay as they are."""
-    return name if "://" in name else os.path.join(root, name)
+def join(root: str | os.PathLike, names: list[str]) -> None:
+    """Put paths of a list below its ``image_root``, in place, as a list may be long.
+
+    Absolute paths and addresses stay as they are.
+
+    Example:
+        >>> from keras_featx.data.samples import join
+        >>> paths = ["a.jpg", "/b.jpg", "gs://c.jpg"]
+        >>> join("photos", paths)
+        >>> paths
+        ['photos/a.jpg', '/b.jpg', 'gs://c.jpg']
+    """
+    prefix = os.path.join(root, "")
+    for first in range(0, len(names), 2**16):
+        some = slice(first, first + 2**16)
+        names[some] = [
+            name if name.startswith("/") or "://" in name else prefix + name for name in names[some]
+        ]
