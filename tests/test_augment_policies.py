@@ -155,13 +155,24 @@ def outcomes(name, probability, magnitude):
             yield probability / 2, name, sign * magnitude / 9
 
 
-def test_auto_augment_is_the_policy_of_the_paper():
+def pairs_of_the_paper():
+    """Both steps of each pair: name, probability, magnitude."""
     words = IMAGENET.split()
-    assert len(words) == 25 * 6
+    steps = zip(words[::3], map(int, words[1::3]), map(int, words[2::3]), strict=True)
+    steps = [(name, tenths / 10, magnitude) for name, tenths, magnitude in steps]
+    return tuple(zip(steps[::2], steps[1::2], strict=True))
+
+
+def test_the_pairs_are_those_of_the_paper():
+    assert len(pairs_of_the_paper()) == 25
+    assert policies.IMAGENET_POLICY == pairs_of_the_paper()
+
+
+def test_auto_augment_draws_pairs_and_their_steps_with_their_probabilities():
     expected = {}
-    for i in range(0, len(words), 6):
-        steps = [outcomes(words[j], int(words[j + 1]) / 10, int(words[j + 2])) for j in (i, i + 3)]
-        for (p, *first), (q, *second) in itertools.product(*map(list, steps)):
+    for steps in pairs_of_the_paper():
+        drawn = itertools.product(*(list(outcomes(*step)) for step in steps))
+        for (p, *first), (q, *second) in drawn:
             if p * q > 0:
                 key = chain(PHOTO, (first, second), 128)
                 expected[key] = expected.get(key, 0) + p * q / 25
