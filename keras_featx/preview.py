@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_featx import images
-from keras_featx.data import lists, pipeline
+from keras_featx.data import faults, pipeline
 from keras_featx.data.samplers import Order
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 from keras_featx.sections import Config
+from keras_featx.training_data import load_training_samples
 from keras_featx.weights import write_bytes
 
 # From a row of the list and a number (for most samplers, of the pass) to the image training sees.
@@ -85,57 +86,48 @@ def preview(
         raise ConfigError(f"output: expected a name ending in .png, got {str(output)!r}")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"output: expected a folder that can be written, got {output.parent}")
-    listed = _listed(config)
+    listed = load_training_samples(config)
     rows = np.linspace(0, len(listed) - 1, min(samples, len(listed))).round().astype(int).tolist()
     try:
         sample = _sample_of_training(config, listed, rows, draws)
-        originals = [_original(config, listed, row) for row in rows]
+        originals = _originals(config, listed, rows)
     except tf.errors.OpError as error:
-        paths = [listed.paths[row] for row in rows]
-        raise pipeline.explain(error, paths, listed.source) from None
+        raise faults.explain(error, listed.take(rows)) from None
     write_bytes(output, sheet(originals, sample, draws))
     log.info("%d images, %d draws of each: %s", len(rows), draws, output)
     return {"output": str(output), "images": len(rows), "draws": draws}
 
 
-def _listed(config: Config) -> lists.Samples:
-    section = config.DataLoader.Train
-    if section is None:
-        raise ConfigError("DataLoader.Train: missing; a preview needs a list of images")
-    listed = lists.load_samples(section.dataset.source, "DataLoader.Train.dataset")
-    return lists.turned_identities(listed) if section.dataset.turned_identities else listed
-
-
-def _sample_of_training(
-    config: Config, listed: lists.Samples, rows: Sequence[int], draws: int
-) -> Sample:
-    """The images of the training pipeline, with an order that visits the rows asked for."""
-    places, numbers = tf.constant(rows, tf.int64), tf.range(draws, dtype=tf.int64)
-    order = Order(
-        batch_size=draws,
-        steps_per_pass=len(rows),
-        batch=lambda step: (tf.fill([draws], places[step]), numbers),
-    )
+def _sample_of_training(config: Config, listed: Samples, rows: Sequence[int], draws: int) -> Sample:
+    """The images of the training pipeline, with an order whose batches are the rows asked for."""
+    places = tf.constant(rows, tf.int64)
+    order = Order(len(rows), 1, lambda step: (places, tf.fill([len(rows)], step)))
+    section = config.DataLoader.Train.dataset
     batches = pipeline.train_dataset(
         listed,
         order,
         config.Arch,
-        config.DataLoader.Train.dataset.transform_ops,
+        section.transform_ops,
         seed=config.Global.seed,
         first_step=0,
-        last_step=len(rows),
+        last_step=draws,
+        batch_transform_ops=section.batch_transform_ops,
     )
-    seen = {row: inputs["image"].numpy() for row, (inputs, _) in zip(rows, batches, strict=True)}
-    return lambda row, number: seen[row][number]
+    seen = [inputs["image"].numpy() for inputs, _ in batches]
+    return lambda row, number: seen[number][rows.index(row)]
 
 
-def _original(config: Config, listed: lists.Samples, row: int) -> Original:
-    path, label = listed.paths[row], int(listed.labels[row])
-    image = images.load(tf.constant(path), config.Arch.image_size, config.Arch.Preprocess).numpy()
-    if listed.turns is not None:
-        image = np.rot90(image, listed.turns[row])
-    title = listed.names[label] if listed.names else f"class {label}"
-    return Original(row, title, "/".join(Path(path).parts[-2:]), image)
+def _originals(config: Config, listed: Samples, rows: list[int]) -> list[Original]:
+    shown = listed.take(rows)
+    size, preprocess = config.Arch.image_size, config.Arch.Preprocess
+    pixels = next(iter(pipeline.image_dataset(shown, size, preprocess, len(rows)))).numpy()
+    originals = []
+    for i, row in enumerate(rows):
+        label = int(listed.labels[row])
+        title = listed.names[label] if listed.names else f"class {label}"
+        image = pixels[i] if listed.turns is None else np.rot90(pixels[i], listed.turns[row])
+        originals.append(Original(row, title, "/".join(Path(listed.paths[row]).parts[-2:]), image))
+    return originals
 
 
 def sheet(originals: Sequence[Original], sample: Sample, draws: int) -> bytes:

@@ -48,9 +48,8 @@ LAYERS = [
     ["models", "callbacks", "report", "report.plots"],
     ["checkpoints", "evaluation", "exporters.graph"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
-    ["preview"],
     ["exporters", "training_data", "packing"],
-    ["training"],
+    ["training", "preview"],
     ["quickstart"],
     ["cli"],
 ]

@@ -11,7 +11,8 @@ from conftest import EMOJI_MINI
 
 from keras_featx import components, images
 from keras_featx import preview as module
-from keras_featx.data import lists, pipeline
+from keras_featx.data import pipeline
+from keras_featx.data.samples import load_samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.preview import Original, preview, sheet
 
@@ -74,7 +75,7 @@ def test_its_images_are_those_of_training(tiny):
     """Of the first two passes, found by row and pass in the batches that training takes."""
     config = tiny("DataLoader.Train.dataset.transform_ops.1=RandAugment")
     section = config.DataLoader.Train
-    listed = lists.load_samples(section.dataset.source, "")
+    listed = load_samples(section.dataset.source, "")
     order = components.builder("sampler", section.sampler.name)(
         listed, config.Global.seed, **section.sampler.args
     )
@@ -109,7 +110,7 @@ def test_a_preview_shows_images_from_all_over_the_list(tiny, tmp_path, monkeypat
     result = preview(config, tmp_path / "p.png", samples=4, draws=2)
     assert result == {"output": str(tmp_path / "p.png"), "images": 4, "draws": 2}
     assert (tmp_path / "p.png").read_bytes() == b"a sheet"
-    listed = lists.load_samples(config.DataLoader.Train.dataset.source, "")
+    listed = load_samples(config.DataLoader.Train.dataset.source, "")
     assert [o.row for o in shown["originals"]] == [0, 16, 31, 47]
     for original in shown["originals"]:
         path = listed.paths[original.row]
@@ -171,7 +172,7 @@ def test_impossible_arguments_are_refused(tiny, arguments, message):
 def test_a_preview_needs_a_list(tiny, tmp_path):
     with pytest.raises(ConfigError) as error:
         preview(tiny("DataLoader.Train=null"), tmp_path / "p.png")
-    assert str(error.value) == "DataLoader.Train: missing; a preview needs a list of images"
+    assert str(error.value) == "DataLoader.Train: missing; expected a list of images to train on"
 
 
 def test_an_undecodable_image_is_named(tiny, tmp_path):
