@@ -15,7 +15,7 @@ FILE = tf.TensorSpec((), tf.string)
 # A search gives up after so many. A JPEG has few segments before its picture; a PNG has its
 # picture in pieces of often 8 KB.
 MAX_SEGMENTS = 256
-MAX_CHUNKS = 8192
+MAX_CHUNKS = 4096
 
 # The first bytes of a segment as (values, bits that matter).
 _SEGMENTS = (

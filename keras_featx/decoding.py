@@ -161,7 +161,21 @@ def _reduced_jpeg_part(data, size, part, wanted) -> tf.Tensor:
 
 
 def _png(data: tf.Tensor, background: Background | None) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.io.decode_png(data, 3 if background is None else 4), exif.png_orientation(data)
+    image = tf.io.decode_png(data, 3) if background is None else _png_with_opacity(data)
+    return image, exif.png_orientation(data)
+
+
+@chunks.apart(chunks.FILE)
+def _png_with_opacity(data: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_png(data, 4)
+    # Of 1, 2 or 4 bits and without opacity in the file, TensorFlow (2.21) gives the largest number
+    # of so few bits for it.
+    opaque = tf.cond(
+        chunks.octets(data, 24, 1)[0] < 8,
+        lambda: tf.equal(chunks.png_chunk(data, b"tRNS"), b""),
+        lambda: tf.constant(False),
+    )
+    return tf.where(opaque, tf.bitwise.bitwise_or(image, [0, 0, 0, 255]), image)
 
 
 @chunks.apart(chunks.FILE)
@@ -190,6 +204,8 @@ def _first_frame(data: tf.Tensor) -> tf.Tensor:
     still = b"RIFF" + tf.strings.reduce_join(size) + body
     image = tf.io.decode_image(still, 0, expand_animations=False)
     canvas = chunks.number(tf.reshape(chunks.octets(data, 24, 6), (2, 3)), big_endian=False) + 1
+    opacity = tf.fill(tf.shape(image[..., :1]), tf.constant(255, tf.uint8))
+    image = tf.concat([image, opacity], axis=2)[..., :4]
     below, right = canvas[1] - 2 * top - height - 1, canvas[0] - 2 * left - width - 1
     return tf.pad(image, [[2 * top, below], [2 * left, right], [0, 0]])
 
