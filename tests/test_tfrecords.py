@@ -2,8 +2,13 @@
 
 import gzip
 import logging
+import os
+import resource
 import struct
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -607,6 +612,62 @@ def test_images_of_records_are_those_of_files(tmp_path):
         files.MOST_OPEN = before
     expected = list(pipeline.image_dataset([paths[i] for i in order], *arguments))
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def resident():
+    """Memory of this process, MiB."""
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_reading_does_not_keep_what_was_read(tmp_path):
+    """TensorFlow keeps a string for ever that a function returns outside a list."""
+    large = IMAGES[0] + bytes(2**20)
+    path = write(tmp_path / "a", [{"image/encoded": large, "image/class/label": 0}])
+    samples = tfrecords(files=path)
+    read = tf.function(pipeline._reader(samples))
+    row = tf.constant(0, tf.int64)
+    for _ in range(10):
+        assert len(read(row).numpy()) == len(large)
+    before = resident()
+    for _ in range(200):
+        read(row)
+    assert resident() - before < 50  # 200 if all were kept
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_threads_share_few_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_OPEN", 3)
+    paths = []
+    for i in range(12):
+        paths.append(str(tmp_path / f"{i}"))
+        (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000 + bytes(range(100)))
+
+    def read(k):
+        i, offset = k % 12, 990 + k % 7
+        return (
+            files.read_range(paths[i], offset, 50)
+            == ((bytes([i]) * 1000 + bytes(range(100)))[offset : offset + 50])
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        order = np.random.default_rng(0).integers(0, 10**6, 3000).tolist()
+        assert all(pool.map(read, order))
+    ours = [p for p in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(p)]
+    assert len(ours) == 3
+    files.forget(paths)
+    ours = [p for p in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(p)]
+    assert ours == []
+
+
+def test_a_range_that_is_not_there_is_an_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert files.read_range(f"{tmp_path}/a", 1, 3) == b"234"
+    with pytest.raises(OSError, match="ends 2 bytes before the image does"):
+        files.read_range(f"{tmp_path}/a", 3, 4)
+    with pytest.raises(FileNotFoundError):
+        files.read_range(f"{tmp_path}/b", 0, 1)
 
 
 def test_keys_are_those_of_the_signature():

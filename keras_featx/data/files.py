@@ -73,7 +73,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
             found = _Open(path)
             with _lock:
                 _open[path] = found
-                if len(_open) > MOST_OPEN:
+                while len(_open) > MOST_OPEN:
                     _open.popitem(last=False)
         data = os.pread(found.number, length, offset)
     if len(data) != length:

@@ -184,9 +184,10 @@ def _reader(samples: Samples) -> Callable[[tf.Tensor], tf.Tensor]:
         paths = tf.constant(samples.paths)
         return lambda row: tf.io.read_file(paths[row])
 
-    def read_range(row: np.int64) -> np.ndarray:
+    def read_range(row: np.int64) -> list[np.ndarray]:
         data = files.read_range(samples.paths[row], *samples.spans[row].tolist())
-        return np.array(data, object)  # as it is: NumPy would copy a string
+        # As an object NumPy does not copy it; TensorFlow never frees a string outside a list.
+        return [np.array(data, object)]
 
     def read(row: tf.Tensor) -> tf.Tensor:
         data = tf.numpy_function(read_range, [row], tf.string, stateful=False)
