@@ -16,8 +16,8 @@ def resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor, interpolation: s
     Args:
         image: uint8 ``(height, width, channels)``.
         size: (height, width) wanted.
-        interpolation: ``nearest`` and ``bilinear`` (INTER_LINEAR) are equal to OpenCV, ``bicubic``
-            (a = -0.75) and ``area`` equal within one grey level.
+        interpolation: ``nearest``, ``bilinear`` (INTER_LINEAR) and ``area`` are equal to OpenCV,
+            ``bicubic`` (a = -0.75) within one grey level.
 
     Returns:
         uint8 ``(*size, channels)``.
@@ -122,19 +122,69 @@ def _cubic(image, source, size) -> tf.Tensor:
 
 
 def _area(image, source, size) -> tf.Tensor:
-    mean = tf.image.resize(image, size, method=tf.image.ResizeMethod.AREA)
-    # Where whole pixels are averaged, OpenCV adds them up, multiplies by the inverse in float32,
-    # and rounds a half to even, but upwards for 2x2.
     count = source // size
+    return tf.cond(
+        tf.reduce_all(count * size == source),
+        lambda: _whole_areas(image, size, count),
+        lambda: _areas(image, source, size),
+    )
+
+
+def _whole_areas(image, size, count) -> tf.Tensor:
+    """Means of whole pixels: added up, times the inverse in float32; of 2x2, halves go up."""
+    mean = tf.image.resize(image, size, method=tf.image.ResizeMethod.AREA)
     pixels = tf.cast(tf.reduce_prod(count), tf.float32)
     total = tf.round(mean * pixels)
-    return tf.case(
-        [
-            (tf.reduce_any(count * size != source), lambda: tf.cast(tf.round(mean), tf.uint8)),
-            (
-                tf.reduce_all(count == 2),
-                lambda: tf.cast(tf.floor((total + 2) / 4), tf.uint8),
-            ),
-        ],
-        default=lambda: tf.cast(tf.round(total * (1 / pixels)), tf.uint8),
+    rounded = tf.where(
+        tf.reduce_all(count == 2), tf.floor((total + 2) / 4), tf.round(total * (1 / pixels))
     )
+    return tf.cast(rounded, tf.uint8)
+
+
+def _areas(image, source, size) -> tf.Tensor:
+    """Weights and sums are float32, added in the order of the pixels, columns first."""
+    total = image
+    for axis in (1, 0):
+        first, weights = _overlaps(source[axis], size[axis])
+        total = _weighted(total, first, weights, axis)
+    return tf.cast(tf.round(total), tf.uint8)
+
+
+def _overlaps(source: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first pixel under each target pixel, and what it and those behind it count for.
+
+    Returns:
+        int32 ``(size,)`` and float32 ``(size, taps)``.
+    """
+    scale, length = _scale(source, size), tf.cast(source, tf.float64)
+    start = tf.range(tf.cast(size, tf.float64), dtype=tf.float64) * scale
+    stop = start + scale
+    covered = tf.minimum(scale, length - start)
+    last = tf.minimum(tf.floor(stop), length - 1)
+    first = tf.minimum(tf.math.ceil(start), last)  # the first that is wholly covered
+    # Slivers of less than a thousandth of a pixel are left out.
+    before = tf.where(first - start > 1e-3, first - start, 0)
+    behind = tf.where(stop - last > 1e-3, tf.minimum(tf.minimum(stop - last, 1), covered), 0)
+    pixels = first[:, None] + tf.range(tf.reduce_max(last - first) + 1, dtype=tf.float64)
+    shares = tf.where(pixels < last[:, None], tf.ones_like(pixels), 0)
+    shares = tf.where(pixels == last[:, None], behind[:, None], shares)
+    shares = tf.concat([before[:, None], shares], axis=1) / covered[:, None]
+    return tf.cast(first, tf.int32) - 1, tf.cast(shares, tf.float32)
+
+
+def _weighted(image, first, weights, axis: int) -> tf.Tensor:
+    """Sums along an axis, one tap after the other."""
+    last = tf.shape(image)[axis] - 1
+    shape = (-1, 1, 1) if axis == 0 else (-1, 1)
+
+    def tap(i: tf.Tensor) -> tf.Tensor:
+        pixels = tf.gather(image, tf.clip_by_value(first + i, 0, last), axis=axis)
+        return tf.cast(pixels, tf.float32) * tf.reshape(weights[:, i], shape)
+
+    return tf.while_loop(
+        lambda i, total: i < tf.shape(weights)[1],
+        lambda i, total: (i + 1, total + tap(i)),
+        (tf.constant(1), tap(tf.constant(0))),
+        shape_invariants=(tf.TensorShape(()), tf.TensorShape((None, None, None))),
+        parallel_iterations=1,
+    )[1]
