@@ -114,6 +114,7 @@ def train_sample(
     load = image_loader(samples, arch.image_size, arch.Preprocess)
     turns = None if samples.turns is None else tf.constant(samples.turns, tf.int32)
 
+    @tf.autograph.experimental.do_not_convert  # which takes seconds where there are policies
     def sample(row: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         # Numbers stay below 2^32, seeds below 2^31; samplers have their own use of the seed.
         key = tf.stack([tf.constant(seed * 2**32, tf.int64) + number, row])
