@@ -27,7 +27,7 @@ LAYERS = [
     ["data.lists", "data.shards", "data.encoding"],
     ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
     ["data.indexing", "data.packed", "data.pack_plan", "data.pack_shards"],
-    ["data.tfrecords", "data.tars", "data.pack_images"],
+    ["data.tfrecords", "data.tars", "data.pack_images", "data.pack_index"],
     ["data.pack"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
