@@ -110,7 +110,7 @@ def faulty(root):
 def _broken_files(planted):
     add, fresh = planted.add, planted.fresh
     planted.line("train", "three columns 1", ["unreadable_rows"])
-    planted.line("train", "train/no_label.png one", ["unreadable_rows"])
+    planted.line("train", "train/no_label.png one", ["unreadable_rows", "missing_files"])
     add("train", "broken/none.png", 1, None, ["missing_files"])
     add("train", "broken/empty.png", 1, b"", ["empty_files"])
     for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP"):
