@@ -73,8 +73,8 @@ def ours(name: str, labels: np.ndarray, folder: str, threads: int):
     import tensorflow as tf
 
     from keras_featx import components
-    from keras_featx.data.lists import Samples
     from keras_featx.data.samplers import hard
+    from keras_featx.data.samples import Samples
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)

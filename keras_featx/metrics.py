@@ -2,7 +2,7 @@
 
 A query is looked up in a gallery ranked by falling similarity; ties go to the lowest gallery row.
 An entry is *relevant* when it carries the query's label. Entries with the same label **and** the
-same id (of image or camera) as the query are removed from its ranking; queries left without a
+same id or camera as the query are removed from its ranking; queries left without a
 relevant entry cannot be scored: they are counted and left out.
 """
 
@@ -23,11 +23,13 @@ class Labelled:
         embeddings: Float array ``(items, embedding_size)``.
         labels: Int array ``(items,)``.
         ids: Image or camera ids ``(items,)`` or ``None``.
+        cameras: Cameras ``(items,)``, where they are known besides the ids, or ``None``.
     """
 
     embeddings: np.ndarray
     labels: np.ndarray
     ids: np.ndarray | None = None
+    cameras: np.ndarray | None = None
 
 
 def rankings(
@@ -48,13 +50,14 @@ def rankings(
         similar = similarity(query.embeddings[block], gallery.embeddings)  # (block, gallery)
         order = np.argsort(-similar, axis=1, kind="stable")
         relevant = gallery.labels[order] == query.labels[block][:, None]
-        if query.ids is not None and gallery.ids is not None:
-            same = relevant & (gallery.ids[order] == query.ids[block][:, None])
-            for row in range(len(order)):
-                keep = ~same[row]
-                yield relevant[row][keep], order[row][keep]
-        else:
-            yield from zip(relevant, order, strict=True)
+        same = np.zeros_like(relevant)
+        for name in ("ids", "cameras"):
+            own, others = getattr(query, name), getattr(gallery, name)
+            if own is not None and others is not None:
+                same |= relevant & (others[order] == own[block][:, None])
+        for row in range(len(order)):
+            keep = ~same[row]
+            yield relevant[row][keep], order[row][keep]
 
 
 def recall_at_k(relevant: np.ndarray, *, topk: tuple[int, ...] = (1, 5)) -> dict[str, float]:

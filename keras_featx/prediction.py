@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_featx import weights
-from keras_featx.data.lists import find_images
+from keras_featx.data.files import find_images
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import embed
 from keras_featx.models import build_model

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_featx import images, models, weights
 from keras_featx.config import load_config
 from keras_featx.data import pipeline
-from keras_featx.data.lists import Samples, load_samples
+from keras_featx.data.samples import Samples, load_samples
 from keras_featx.evaluation import embed, load_eval_samples, measure
 from keras_featx.exporters import export
 from keras_featx.report import plots
@@ -71,7 +71,7 @@ def quickstart(
         Global=dataclasses.replace(config.Global, pretrained_model=str(run / "latest")),
     )
     extractor = models.build_model(tuned)
-    embeddings = [embed(extractor, s.paths, config.Arch.Preprocess) for s in (query, gallery)]
+    embeddings = [embed(extractor, s, config.Arch.Preprocess) for s in (query, gallery)]
     result = measure(config.Metric.Eval, query, gallery, *embeddings)
     others = _baselines(config, query, gallery)
     exported = export(tuned, extractor)
@@ -101,8 +101,8 @@ def _baselines(config: Config, query: Samples, gallery: Samples) -> dict[str, di
     untrained = _untrained(config, train_samples)
     mean = _pixels(train_samples, config).mean(axis=0)
     embedders = {
-        "shipped weights as they are": lambda s: embed(shipped, s.paths, config.Arch.Preprocess),
-        "random network": lambda s: embed(untrained, s.paths, config.Arch.Preprocess),
+        "shipped weights as they are": lambda s: embed(shipped, s, config.Arch.Preprocess),
+        "random network": lambda s: embed(untrained, s, config.Arch.Preprocess),
         "pixels": lambda s: _unit(_pixels(s, config) - mean),
     }
     return {
@@ -119,7 +119,7 @@ def _untrained(config: Config, samples: Samples, steps: int = 30) -> keras.Model
     keras.utils.set_random_seed(config.Global.seed)
     model = models.build_extractor(config.Arch)
     arch = config.Arch
-    batches = pipeline.image_dataset(samples.paths, arch.image_size, arch.Preprocess, 64)
+    batches = pipeline.image_dataset(samples, arch.image_size, arch.Preprocess, 64)
     for batch in batches.repeat().take(steps):
         model(tf.cast(batch, tf.float32), training=True)
     return model

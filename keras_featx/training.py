@@ -11,22 +11,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_featx import augment, callbacks, checkpoints, components, distribute, models, weights
+from keras_featx import callbacks, checkpoints, components, distribute, models, weights
 from keras_featx.averaging import averaged
 from keras_featx.config import dump_config
-from keras_featx.data import lists, pipeline
-from keras_featx.data.samplers import Order
+from keras_featx.data import faults, pipeline
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import embed, evaluate_samples, load_eval_samples
+from keras_featx.evaluation import embed, evaluate_samples
 from keras_featx.heads.layers import DynamicArcMargin, MarginHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.optimizers import build_optimizer, freeze, named_weights
 from keras_featx.sections import Config
+from keras_featx.training_data import TrainingData, load_training_data
 
 log = logging.getLogger(__name__)
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(
+    config: Config, data: Any = None, query: Any = None, gallery: Any = None
+) -> dict[str, Any]:
     """Train an extractor by classification; evaluate, save and log along the way.
 
     Everything is written into ``Global.output_dir``: ``config.yaml`` (resolved), ``train.log``,
@@ -35,6 +38,10 @@ def train(config: Config) -> dict[str, Any]:
 
     Args:
         config: See :func:`keras_featx.load_config`.
+        data: Training images given in Python, in place of the config's: ``(images, labels)``, a
+            ``tf.data.Dataset`` of them, or samples; see :mod:`keras_featx.data.memory`.
+        query: Likewise, of evaluation.
+        gallery: Likewise.
 
     Returns:
         The last row of ``metrics.csv``, with ``best`` (the best value of the first metric, or
@@ -51,7 +58,7 @@ def train(config: Config) -> dict[str, Any]:
         >>> sorted(keras_featx.train(config))[:3]
         ['accuracy', 'best', 'epoch']
     """
-    data = _load_data(config)
+    data = load_training_data(config, data, query, gallery)
     config = _with_class_num(config, data.class_num)
     strategy = distribute.get_strategy(config.Global.strategy)
     distribute.check_batch_size(strategy, data.order.batch_size)
@@ -67,6 +74,7 @@ def train(config: Config) -> dict[str, Any]:
             state = checkpoints.restore(config.Global.checkpoint, config, net, data.samples.names)
 
     run = _run_folder(config)  # from here on files are written
+    skipped = _skipped(config, data.samples, run)
     with _log_file(run / "train.log"):
         log.info(
             "%d images of %d identities, %d steps of %d images an epoch on %d replica(s); "
@@ -89,54 +97,22 @@ def train(config: Config) -> dict[str, Any]:
                 with averaged(net.classifier.optimizer):
                     scores = evaluate_samples(config, net.extractor, data.query, data.gallery)
             row = {"epoch": epoch, "step": epoch * steps_per_epoch}
+            if skipped is not None:
+                row["skipped"] = len(skipped)
             _record_epoch(config, run, net, state, row, logs, scores, data.samples.names)
 
         if state.epoch < config.Global.epochs:
-            _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch)
+            _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch, skipped)
     return {**state.history[-1], "best": state.best, "output_dir": config.Global.output_dir}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    samples: lists.Samples
-    class_num: int
-    order: Order
-    query: lists.Samples | None
-    gallery: lists.Samples | None
-
-
-def _load_data(config: Config) -> _Data:
-    """Read and check every list before anything is built."""
-    section = config.DataLoader.Train
-    if section is None:
-        raise ConfigError("DataLoader.Train: missing; training needs a list of images")
-    augment.build_augmentations(
-        section.dataset.transform_ops, "DataLoader.Train.dataset.transform_ops"
-    )
-    samples = lists.load_samples(section.dataset.source, "DataLoader.Train.dataset")
-    if section.dataset.turned_identities:
-        if config.Arch.image_size[0] != config.Arch.image_size[1]:
-            raise ConfigError(
-                "DataLoader.Train.dataset.turned_identities: expected a square Arch.image_size, "
-                f"got {list(config.Arch.image_size)}"
-            )
-        samples = lists.turned_identities(samples)
-    stated = config.Arch.Head.args.get("class_num")
-    class_num = lists.check_labels(samples, stated, "Arch.Head.class_num")
-    query = gallery = None
-    if config.Global.eval_during_train and config.DataLoader.Eval is not None:
-        query, gallery = load_eval_samples(config)
-    sampler = components.builder("sampler", section.sampler.name)
-    order = sampler(samples, config.Global.seed, **section.sampler.args)
-    return _Data(samples, class_num, order, query, gallery)
-
-
-def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net:
+def _build(config: Config, data: TrainingData, steps_per_epoch: int) -> checkpoints.Net:
     """The networks, with pretrained weights where the config names some, compiled."""
     extractor = models.build_extractor(config.Arch, config.Global.precision)
     losses = models.build_losses(config.Loss, data.class_num)
     head = _build_head(config, losses, data.class_num)
-    classifier = models.build_classifier(extractor, head, losses)
+    mixed = bool(config.DataLoader.Train.dataset.batch_transform_ops)
+    classifier = models.build_classifier(extractor, head, losses, mixed)
     if data.order.refresh and (head is None or head.sub_centres > 1):
         raise ConfigError(
             "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "
@@ -166,7 +142,7 @@ def _build(config: Config, data: _Data, steps_per_epoch: int) -> checkpoints.Net
     return checkpoints.Net(classifier, extractor, head)
 
 
-def _classes_per_batch(config: Config, data: _Data) -> int:
+def _classes_per_batch(config: Config, data: TrainingData) -> int:
     """The most identities that a batch may have."""
     sampler = config.DataLoader.Train.sampler
     known = components.parameters("sampler", sampler.name, "DataLoader.Train.sampler")
@@ -193,7 +169,7 @@ def _build_head(config: Config, losses: dict, class_num: int) -> keras.Layer | N
     return head
 
 
-def _load_pretrained(config: Config, samples: lists.Samples, extractor, head) -> None:
+def _load_pretrained(config: Config, samples: Samples, extractor, head) -> None:
     """Pretrained weights; class centres by name, and imprinted where none is found."""
     found = weights.load_pretrained(
         config.Global.pretrained_model, extractor, head, config.Arch, samples.names
@@ -210,7 +186,7 @@ def _load_pretrained(config: Config, samples: lists.Samples, extractor, head) ->
     rows = np.flatnonzero(~found[samples.labels])
     if not len(rows):
         return
-    embeddings = embed(extractor, [samples.paths[row] for row in rows], config.Arch.Preprocess)
+    embeddings = embed(extractor, samples.take(rows), config.Arch.Preprocess)
     sums = np.zeros((head.class_num, embeddings.shape[1]))
     np.add.at(sums, samples.labels[rows], embeddings)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
@@ -220,9 +196,19 @@ def _load_pretrained(config: Config, samples: lists.Samples, extractor, head) ->
     log.info("imprinted the centres of %d classes", np.count_nonzero(norms))
 
 
-def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch) -> None:
+def _skipped(config: Config, samples: Samples, run: Path) -> faults.Skipped | None:
+    """Who takes note of bad images, where they are to be skipped."""
+    section, file = config.DataLoader.Train, run / "skipped.csv"
+    if section.bad_images == "raise":
+        return None
+    if not config.Global.checkpoint:
+        file.unlink(missing_ok=True)  # an earlier run's
+    return faults.Skipped(samples, section.max_bad_fraction, file)
+
+
+def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped) -> None:
     def batch_paths(step: int) -> list[str]:
-        return [data.samples.paths[row] for row in pipeline.batch_rows(data.order, step)]
+        return [data.samples.title(row) for row in pipeline.batch_rows(data.order, step)]
 
     every, batch_size = config.Global.print_batch_step, data.order.batch_size
     steps = [
@@ -251,6 +237,9 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch) -> None:
                     first_step=first * steps_per_epoch,
                     last_step=stop * steps_per_epoch,
                     targets=tuple(net.classifier.output),
+                    batch_transform_ops=config.DataLoader.Train.dataset.batch_transform_ops,
+                    skipped=skipped,
+                    service=config.DataLoader.Train.service,
                 ),
                 initial_epoch=first,
                 epochs=stop,
@@ -260,7 +249,9 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch) -> None:
                 shuffle=False,  # the pipeline has its own order
             )
     except tf.errors.OpError as error:
-        raise pipeline.explain(error, data.samples.paths, data.samples.source) from error
+        if skipped is not None and skipped.error is not None:
+            raise skipped.error from None
+        raise faults.explain(error, data.samples) from error
 
 
 def _record_epoch(config, run, net, state, row, logs, scores, class_names) -> None:

@@ -11,13 +11,24 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "search"],
-    ["components", "metrics", "schedules"],
-    ["optimizer_section"],
+    ["_version", "errors", "backbones", "data", "data.sniff", "search", "chunks", "progress"],
+    ["data.files", "data.records", "data.examples"],
+    ["data.outputs"],
+    ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
+    ["augment.common", "augment.operations"],
+    ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
+    ["optimizer_section", "decoding"],
     ["sections"],
-    ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
-    ["backbones.blocks", "images", "augment", "data.lists", "distribute", "losses.miners"],
-    ["heads.softmax", "losses.layers"],
+    ["config", "resizing"],
+    ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["augment.mixing"],
+    ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
+    ["data.labels", "data.faults"],
+    ["data.lists", "data.shards", "data.encoding"],
+    ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
+    ["data.indexing", "data.packed", "data.pack_plan", "data.pack_shards"],
+    ["data.tfrecords", "data.tars", "data.pack_images"],
+    ["data.pack"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
     ["losses.proxies", "losses.smooth_ap", "losses.soft_nearest", "losses.supcon"],
@@ -37,12 +48,15 @@ LAYERS = [
     ["models", "callbacks", "report", "report.plots"],
     ["checkpoints", "evaluation", "exporters.graph"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
-    ["exporters", "training"],
+    ["exporters", "training_data", "packing"],
+    ["training", "preview"],
     ["quickstart"],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
+FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 

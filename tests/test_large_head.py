@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_featx import checkpoints, distribute, models, weights
 from keras_featx.config import from_dict
-from keras_featx.data.lists import class_names
+from keras_featx.data.labels import class_names
 from keras_featx.errors import ConfigError
 from keras_featx.heads import ArcMargin, Cosine, CurricularFace, SubCenterArcFace, softmax
 from keras_featx.optimizers.classes import AdamW, Lion, Momentum

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from keras_featx.data import files as file_system
 from keras_featx.data import lists
+from keras_featx.data import samples as samples_module
 from keras_featx.errors import ConfigError
 from keras_featx.sections import Component
 
@@ -57,7 +59,7 @@ def check(samples, root, names, labels, rows, ids=None):
     assert samples.paths == [str(root / name) for name in names]
     assert samples.labels.dtype == np.int64
     assert samples.labels.tolist() == labels
-    assert samples.rows == rows
+    assert samples.rows.tolist() == rows
     assert (None if samples.ids is None else samples.ids.tolist()) == ids
     assert len(samples) == len(names)
     assert samples.class_num == max(labels) + 1
@@ -169,7 +171,7 @@ def test_the_largest_label(root, write):
 def test_an_empty_label_is_refused(root, write):
     file = write("a.jpg \n")
     assert refusal(imagenet, root, file) == (
-        f"{file}:1: expected a label (a number from 0), got ''"
+        f"{file}:1: expected a label (a number from 0, or a name), got ''"
     )
 
 
@@ -215,7 +217,7 @@ def test_a_list_that_cannot_be_read_is_named_with_its_key(tmp_path, name):
         dataset = Component(
             name=name, args={"image_root": str(tmp_path), "cls_label_path": str(file)}
         )
-        message = refusal(lists.load_samples, dataset, "DataLoader.Train.dataset")
+        message = refusal(samples_module.load_samples, dataset, "DataLoader.Train.dataset")
         assert message == f"DataLoader.Train.dataset: {file}: {reason}"
 
 
@@ -223,13 +225,13 @@ def test_lists_are_loaded_by_the_names_of_a_config(root, write):
     file = write("a.jpg 0\nb.jpg 1\n")
     arguments = {"image_root": str(root), "cls_label_path": file}
     for name in ("ImageNetDataset", "VeriWild"):
-        samples = lists.load_samples(Component(name=name, args=arguments), "x")
+        samples = samples_module.load_samples(Component(name=name, args=arguments), "x")
         check(samples, root, ["a.jpg", "b.jpg"], [0, 1], [1, 2])
 
 
 def class_folders(root):
     dataset = Component(name="ClassFolders", args={"image_root": str(root)})
-    return lists.load_samples(dataset, "DataLoader.Train.dataset")
+    return samples_module.load_samples(dataset, "DataLoader.Train.dataset")
 
 
 def test_folders_are_identities(tmp_path):
@@ -258,7 +260,7 @@ def test_what_lies_in_a_hidden_folder_is_left_alone(tmp_path, hidden):
 def test_a_hidden_folder_above_the_images_does_not_hide_them(tmp_path):
     root = folder(tmp_path / ".data", ["a/x.png"])
     check(class_folders(root), root, ["a/x.png"], [0], [1])
-    assert lists.find_images(root) == [str(root / "a/x.png")]
+    assert file_system.find_images(root) == [str(root / "a/x.png")]
 
 
 def test_a_file_that_is_no_image_is_refused(tmp_path):
@@ -299,14 +301,14 @@ def samples(root, write):
 
 @pytest.mark.parametrize("class_num", [None, 4])
 def test_the_list_tells_the_number_of_classes(samples, class_num):
-    assert lists.check_labels(samples, class_num, "Arch.Head.class_num") == 4
+    assert samples_module.check_labels(samples, class_num, "Arch.Head.class_num") == 4
 
 
 @pytest.mark.parametrize(
     ("class_num", "row", "label", "count"), [(3, 3, 3, 1), (1, 3, 3, 2), (0, 1, 0, 3)]
 )
 def test_a_label_outside_the_classes_is_refused(samples, class_num, row, label, count):
-    message = refusal(lists.check_labels, samples, class_num, "Arch.Head.class_num")
+    message = refusal(samples_module.check_labels, samples, class_num, "Arch.Head.class_num")
     assert message == (
         f"{samples.source}:{row}: label {label} is outside [0, {class_num}), the classes of "
         f"Arch.Head.class_num ({count} such rows)"
@@ -314,14 +316,14 @@ def test_a_label_outside_the_classes_is_refused(samples, class_num, row, label, 
 
 
 def test_more_classes_than_the_list_has_are_refused(samples):
-    message = refusal(lists.check_labels, samples, 10, "Arch.Head.class_num")
+    message = refusal(samples_module.check_labels, samples, 10, "Arch.Head.class_num")
     assert message == (
         f"Arch.Head.class_num: expected 4, as the labels of {samples.source} go from 0 to 3, got 10"
     )
 
 
 def test_turned_identities_are_four_of_each(samples, root):
-    turned = lists.turned_identities(samples)
+    turned = samples_module.turned_identities(samples)
     names = [name for name in ("a.jpg", "b.jpg", "a.jpg") for _ in range(4)]
     labels = [0, 1, 2, 3, 12, 13, 14, 15, 4, 5, 6, 7]
     check(turned, root, names, labels, [1] * 4 + [3] * 4 + [4] * 4)
@@ -334,24 +336,24 @@ def test_images_are_found_below_a_folder(tmp_path):
     files = ["z.png", "a/B.JPEG", "a/b.webp", "a/c/d.gif", "e.bmp", "f.jpg", ".hidden.png"]
     root = folder(tmp_path, [*files, "notes.txt", "a/list.csv"])
     expected = sorted(str(root / f) for f in files if f != ".hidden.png")
-    assert lists.find_images(root) == expected
-    assert lists.find_images(str(root)) == expected
+    assert file_system.find_images(root) == expected
+    assert file_system.find_images(str(root)) == expected
 
 
 def test_images_in_hidden_folders_are_not_found(tmp_path):
     root = folder(tmp_path, ["x.png", ".thumbnails/x.png", "a/.cache/y.png"])
-    assert lists.find_images(root) == [str(root / "x.png")]
+    assert file_system.find_images(root) == [str(root / "x.png")]
 
 
 def test_an_image_is_found_itself(root):
-    assert lists.find_images(root / "a.jpg") == [str(root / "a.jpg")]
+    assert file_system.find_images(root / "a.jpg") == [str(root / "a.jpg")]
 
 
 def test_no_images_are_refused(tmp_path):
     root = folder(tmp_path, ["notes.txt"])
-    assert refusal(lists.find_images, root) == (
+    assert refusal(file_system.find_images, root) == (
         f"{root}: expected images (.jpg .jpeg .png .gif .bmp .webp), found none"
     )
-    assert refusal(lists.find_images, root / "no") == (
+    assert refusal(file_system.find_images, root / "no") == (
         f"{root / 'no'}: expected an image or a folder of images, found neither"
     )

@@ -13,7 +13,6 @@ from conftest import EMOJI_MINI
 from keras_featx import components
 from keras_featx.config import from_dict
 from keras_featx.data import pipeline
-from keras_featx.data.lists import Samples, turned_identities
 from keras_featx.data.samplers import (
     category_aware,
     hard_class,
@@ -23,6 +22,7 @@ from keras_featx.data.samplers import (
     shuffle,
 )
 from keras_featx.data.samplers.order import hashed, permuted
+from keras_featx.data.samples import Samples, turned_identities
 from keras_featx.errors import ConfigError
 
 

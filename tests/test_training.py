@@ -248,7 +248,8 @@ def test_an_undecodable_image_is_named(tiny, tmp_path, content, reason):
          "a positive learning rate, got 0.0"),
         ("Loss.Train=[{CELoss: {epsilon: 1.0}}]", "Loss.Train.0.epsilon: expected in [0, 1), got "
          "1.0"),
-        ("DataLoader.Train=null", "DataLoader.Train: missing; training needs a list of images"),
+        ("DataLoader.Train=null", "DataLoader.Train: missing; expected a list of images to train "
+         "on"),
         ("checkpoint={folder}", "Global.checkpoint: expected a folder with weights.npz (the "
          "`latest` of a run), got '{folder}'"),
         ("pretrained_model=emoji", "Global.pretrained_model: expected one of {shipped} or a folder "

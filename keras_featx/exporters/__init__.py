@@ -109,7 +109,8 @@ def _remove(path: Path) -> None:
 
 def _example_images(config: Config, count: int = 8) -> list[str]:
     """Real images to compare on."""
-    from keras_featx.data.lists import find_images, load_samples
+    from keras_featx.data.files import find_images
+    from keras_featx.data.samples import load_samples
 
     section = config.DataLoader.Eval
     if section is not None:

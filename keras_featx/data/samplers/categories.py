@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_featx.data.lists import Samples
 from keras_featx.data.samplers.order import KEY, Order, hashed, permuted
 from keras_featx.data.samplers.pk import Part, make_order, make_plan, pick
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def category_aware(
     such categories is logged.
 
     Args:
-        samples: The training list (:class:`keras_featx.data.lists.Samples`).
+        samples: The training list (:class:`keras_featx.data.samples.Samples`).
         seed: Of every choice, in [0, 2^31).
         category_path: A UTF-8 text file with one ``label category name`` a line, blanks after the
             label: every label of the list once. With ``turned_identities`` the labels are those
@@ -52,7 +52,7 @@ def category_aware(
         >>> import pathlib, tempfile
         >>> import numpy as np
         >>> import tensorflow as tf
-        >>> from keras_featx.data.lists import Samples
+        >>> from keras_featx.data.samples import Samples
         >>> from keras_featx.data.samplers import category_aware
         >>> samples = Samples("list", list("abcd"), np.arange(4), [1, 2, 3, 4])
         >>> with tempfile.TemporaryDirectory() as folder:

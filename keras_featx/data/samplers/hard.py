@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import search
-from keras_featx.data.lists import Samples
 from keras_featx.data.samplers.order import KEY, Order
 from keras_featx.data.samplers.pk import make_order, make_plan, pick, random_visit, whole_list
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def hard_class(
     function of seed, step and the centres given last.
 
     Args:
-        samples: The training list (:class:`keras_featx.data.lists.Samples`).
+        samples: The training list (:class:`keras_featx.data.samples.Samples`).
         seed: Of every choice, in [0, 2^31).
         batch_size: Samples per step, over all replicas: a multiple of ``sample_per_id``.
         sample_per_id: K, images of each identity.
@@ -43,7 +43,7 @@ def hard_class(
     Example:
         >>> import numpy as np
         >>> import tensorflow as tf
-        >>> from keras_featx.data.lists import Samples
+        >>> from keras_featx.data.samples import Samples
         >>> from keras_featx.data.samplers import hard_class
         >>> samples = Samples("list", list("abcd"), np.arange(4), [1, 2, 3, 4])
         >>> order = hard_class(samples, 0, batch_size=2, sample_per_id=1)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_featx.data.lists import Samples
 from keras_featx.data.samplers.order import KEY, hashed, permuted
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 
 log = logging.getLogger(__name__)

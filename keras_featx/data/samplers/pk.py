@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_featx.data.lists import Samples
 from keras_featx.data.samplers.identities import (
     Identities,
     by_identity,
@@ -14,6 +13,7 @@ from keras_featx.data.samplers.identities import (
     identities_per_batch,
 )
 from keras_featx.data.samplers.order import KEY, Order, hashed, permuted
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 
 METHODS = ("sample_avg_prob", "id_avg_prob")
@@ -51,7 +51,7 @@ def pk_sampler(
     Such identities are counted in the log.
 
     Args:
-        samples: The training list (:class:`keras_featx.data.lists.Samples`).
+        samples: The training list (:class:`keras_featx.data.samples.Samples`).
         seed: Of every choice, in [0, 2^31).
         batch_size: Samples per step, over all replicas: a multiple of ``sample_per_id``.
         sample_per_id: K.
@@ -65,7 +65,7 @@ def pk_sampler(
     Example:
         >>> import numpy as np
         >>> import tensorflow as tf
-        >>> from keras_featx.data.lists import Samples
+        >>> from keras_featx.data.samples import Samples
         >>> from keras_featx.data.samplers import pk_sampler
         >>> samples = Samples("list", list("abcdef"), np.array([0, 0, 1, 1, 2, 2]), [*range(1, 7)])
         >>> order = pk_sampler(samples, 0, batch_size=4, sample_per_id=2)

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from keras_featx.data.lists import Samples
 from keras_featx.data.samplers.identities import by_identity
 from keras_featx.data.samplers.order import KEY, Order, hashed, permuted
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 
 
@@ -12,7 +12,7 @@ def shuffle(samples: Samples, seed: int, *, batch_size: int = 256) -> Order:
     """Each pass is a new permutation; what does not fill a batch at its end waits.
 
     Args:
-        samples: The training list (:class:`keras_featx.data.lists.Samples`).
+        samples: The training list (:class:`keras_featx.data.samples.Samples`).
         seed: Of the permutations, in [0, 2^31).
         batch_size: Samples per step, over all replicas.
     """
@@ -47,14 +47,14 @@ def identity_balanced(samples: Samples, seed: int, *, batch_size: int = 256) -> 
     Images of one identity meet in a batch only by chance.
 
     Args:
-        samples: The training list (:class:`keras_featx.data.lists.Samples`).
+        samples: The training list (:class:`keras_featx.data.samples.Samples`).
         seed: Of the order, in [0, 2^31).
         batch_size: Samples per step, over all replicas.
 
     Example:
         >>> import numpy as np
         >>> import tensorflow as tf
-        >>> from keras_featx.data.lists import Samples
+        >>> from keras_featx.data.samples import Samples
         >>> from keras_featx.data.samplers import identity_balanced
         >>> samples = Samples("list", list("abcd"), np.array([0, 1, 1, 1]), [1, 2, 3, 4])
         >>> order = identity_balanced(samples, 0, batch_size=2)
