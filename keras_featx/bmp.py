@@ -39,19 +39,23 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     indexed = plain & ((bits == 1) | (bits == 2) | (bits == 4) | (bits == 8))
     bytewise = plain & ((bits == 24) | (bits == 32))
     by_masks = ((bits == 16) & (plain | masked)) | ((bits == 32) & masked)
-    check = tf.debugging.Assert(
-        (header >= 40) & (indexed | bytewise | by_masks),
-        ["BMP: expected an uncompressed kind, got", compression, "bits", bits, "header", header],
-    )
-    size_check = tf.debugging.Assert(
-        (width > 0) & (width < 2**27) & (height > 0) & (height < 2**27)
-        & (row_bytes * height <= chunks.length(data) - first),
-        ["BMP: expected all rows, got", chunks.length(data), "bytes of", width, "by", height],
-    )  # fmt: skip
-    with tf.control_dependencies([op for op in (check, size_check) if op is not None]):
+    checks = [
+        _assert(
+            (header >= 40) & (indexed | bytewise | by_masks),
+            "BMP: expected an uncompressed kind; got compression, bits, size of the header:",
+            tf.stack([compression, bits, header]),
+        ),
+        _assert(
+            (width > 0) & (width < 2**27) & (height > 0) & (height < 2**27)
+            & (row_bytes * height <= chunks.length(data) - first),
+            "BMP: expected all rows; got size of the file, width, height:",
+            tf.stack([chunks.length(data), width, height]),
+        ),
+    ]  # fmt: skip
+    with tf.control_dependencies([check for check in checks if check is not None]):
         rows = chunks.part(data, first, row_bytes * height)
     rows = tf.reshape(tf.io.decode_raw(rows, tf.uint8), tf.stack([height, row_bytes]))
-    rows = tf.cond(top_first, lambda: rows, lambda: rows[::-1])
+    rows = tf.raw_ops.Reverse(tensor=rows, dims=tf.stack([~top_first, False]))
     return tf.case(
         [
             (indexed, lambda: _through_palette(data, rows, width, bits, 14 + header)),
@@ -66,6 +70,11 @@ def decode(data: tf.Tensor) -> tf.Tensor:
             ),
         ),
     )
+
+
+def _assert(condition: tf.Tensor, message: str, numbers: tf.Tensor) -> tf.Operation | None:
+    # tf.debugging.Assert would put two more functions into the graph.
+    return tf.raw_ops.Assert(condition=condition, data=[message, numbers], summarize=9)
 
 
 def _number(head: tf.Tensor, start: int, size: int) -> tf.Tensor:

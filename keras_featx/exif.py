@@ -125,10 +125,8 @@ def stored_window(window: tf.Tensor, size: tf.Tensor, orientation: tf.Tensor) ->
     """
     corner, extent = tf.split(tf.reshape(window, (2, 2)), 2)
     corner, extent = upright_size(corner[0], orientation), upright_size(extent[0], orientation)
-    is_reversed = tf.gather(
-        list(zip(_ROWS_REVERSED, _COLUMNS_REVERSED, strict=True)), orientation - 1
-    )
-    return tf.concat([tf.where(is_reversed, size - extent - corner, corner), extent], axis=0)
+    corner = tf.where(_reversed(orientation), size - extent - corner, corner)
+    return tf.concat([corner, extent], axis=0)
 
 
 def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -138,12 +136,11 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 @chunks.apart(tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.int32))
 def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    rows, columns = tf.unstack(_reversed(orientation))
+    image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([rows, columns, False]))
+    return tf.transpose(image, tf.where(is_exchanged(orientation), (1, 0, 2), (0, 1, 2)))
 
-    def by(number: int):
-        axes = [0] * _ROWS_REVERSED[number] + [1] * _COLUMNS_REVERSED[number]
-        pixels = tf.reverse(image, axes) if axes else tf.identity(image)
-        return tf.transpose(pixels, (1, 0, 2)) if _EXCHANGED[number] else pixels
 
-    return tf.switch_case(
-        orientation - 1, [lambda number=number: by(number) for number in range(8)]
-    )
+def _reversed(orientation: tf.Tensor) -> tf.Tensor:
+    """Whether rows and whether columns are reversed, bool ``(2,)``."""
+    return tf.gather(tf.constant([_ROWS_REVERSED, _COLUMNS_REVERSED]), orientation - 1, axis=1)

@@ -19,9 +19,9 @@ def noise(height, width, channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape).astype("uint8")
 
 
-def smooth(height, width, seed=0):
-    """A picture without sharp edges."""
-    small = Image.fromarray(noise(height // 40 + 2, width // 40 + 2, seed=seed))
+def smooth(height, width, seed=0, detail=40):
+    """A picture without sharp edges: colours change within ``detail`` pixels."""
+    small = Image.fromarray(noise(height // detail + 2, width // detail + 2, seed=seed))
     return np.array(small.resize((width, height), Image.BICUBIC))
 
 

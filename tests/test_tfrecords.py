@@ -210,6 +210,27 @@ def test_one_file_whose_name_looks_like_a_pattern(tmp_path):
     assert tfrecords(files=path).labels.tolist() == [5]
 
 
+def test_a_folder_holds_one_set(tmp_path):
+    for name in ("a-train.tfrecord-00000-of-00002", "a-train.tfrecord-00001-of-00002"):
+        write(tmp_path / name, [row(0)])
+    assert len(tfrecords(files=str(tmp_path))) == 2
+    write(tmp_path / "a-test.tfrecord-00000-of-00001", [row(0)])
+    assert refusal(files=str(tmp_path)) == (
+        f"{tmp_path}: expected shards of one set, got ['a-test.tfrecord', 'a-train.tfrecord']"
+    )
+
+
+def test_shards_that_are_missing_by_their_names_are_noted(tmp_path, caplog):
+    for k in (0, 1, 3):
+        write(tmp_path / f"t-0000{k}-of-00004", [row(k)])
+    assert len(tfrecords(files=f"{tmp_path}/t-*")) == 3
+    assert f"{tmp_path}/t-*: has 3 of the 4 shards of {tmp_path}/t" in caplog.text
+    caplog.clear()
+    write(tmp_path / "t-00002-of-00004", [row(2)])
+    assert len(tfrecords(files=f"{tmp_path}/t-*")) == 4
+    assert "shards of" not in "".join(r.message for r in caplog.records if r.levelname == "WARNING")
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [

@@ -363,6 +363,27 @@ def test_fine_tuning_takes_the_extractor_and_says_what_becomes_of_the_head(tiny,
     np.testing.assert_array_equal(head.centres, saved["head/centres"])
 
 
+def test_weights_that_saw_other_pixels_are_warned_of(tiny, trained, caplog):
+    """Keys that a config of old lacks have their defaults."""
+    folder, warning = str(trained / "latest"), "were trained with PreprocessSection"
+    for overrides, warned in (((), False), (("Arch.Preprocess.background=[255,255,255]",), True)):
+        arch = tiny(*overrides).Arch
+        caplog.clear()
+        weights.load_pretrained(folder, models.build_extractor(arch), arch=arch)
+        assert (warning in caplog.text) == warned
+    assert "background=(255.0, 255.0, 255.0)" in caplog.text
+    config = trained / "latest" / "config.yaml"
+    lines = config.read_text().splitlines()
+    new = ("resize_short:", "pad_value:", "antialias:", "backend:", "background:", "reduced_")
+    kept = [line for line in lines if not line.strip().startswith(new)]
+    assert len(lines) - len(kept) == len(new)
+    config.write_text("\n".join(kept))
+    caplog.clear()
+    arch = tiny().Arch
+    weights.load_pretrained(folder, models.build_extractor(arch), arch=arch)
+    assert warning not in caplog.text
+
+
 def test_imprinted_centres_are_mean_embeddings(tiny, trained, tmp_path):
     latest = f"pretrained_model={trained / 'latest'}"
     still = "Optimizer.lr={name: Constant, learning_rate: 1e-30}"

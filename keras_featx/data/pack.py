@@ -6,13 +6,11 @@ list and the options alone, so a pack that was stopped goes on where it was.
 """
 
 import collections
-import csv
+import contextlib
 import functools
-import io
-import json
+import itertools
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_featx.data import encoding, files, indexing, memory, outputs, pack_images, shards
+from keras_featx.data import encoding, files, memory, outputs, pack_images, pack_index
 from keras_featx.data import pack_plan as plans
 from keras_featx.data import pack_shards as writing
 from keras_featx.data.labels import read_labels
@@ -33,9 +31,9 @@ from keras_featx.progress import progress
 
 log = logging.getLogger(__name__)
 
-_DATASETS = {"tfrecord": "TFRecord", "tar": "WebDataset"}
 _ENDS = {"tfrecord": b"", "tar": b"\0" * 1024}
 _PROBES = 32
+_BLOCK = 512  # images whose files are asked for at once
 _AHEAD = 64  # images that are read or encoded while earlier ones are written
 
 
@@ -108,7 +106,7 @@ def pack_dataset(
     """:func:`pack` for a ``tf.data.Dataset`` that does not fit in memory.
 
     It is read once, into one file of encoded images in ``output`` (or, for an address, in the
-    folder for temporary files), which is then packed and removed.
+    folder for temporary files), which is then packed and removed: there must be room for both.
 
     Args:
         dataset: As of :func:`keras_featx.data.memory.from_dataset`. Encoded images stay as they
@@ -123,12 +121,13 @@ def pack_dataset(
     """
     output = os.fspath(output)
     checked = Options(**options)
+    plans.check_name(name)
     folder = tempfile.gettempdir() if files.is_remote(output) else output
     outputs.make_folder(folder)
-    number, path = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=folder)
+    path = join(folder, f".{name}.spool")  # after a kill, the next run writes over it
     try:
         spans, texts = [], []
-        with os.fdopen(number, "wb") as file:
+        with open(path, "wb") as file:
             for image, label in memory.elements(dataset, source, decode=False):
                 if not isinstance(image, bytes):
                     image = encoding.encode_png(memory.rgb(image, f"{source}[{len(texts)}]"))
@@ -137,6 +136,7 @@ def pack_dataset(
                 file.write(image)
         if not texts:
             raise ConfigError(f"{source}: expected images, got an empty dataset")
+        files.forget([path])
         rows = np.arange(len(texts))
         numbers, names = read_labels(texts, rows, source)
         samples = Samples(
@@ -145,7 +145,9 @@ def pack_dataset(
         titles = [f"{source}[{row}]" for row in range(len(texts))]
         return _pack(samples, titles, output, name, checked)
     finally:
-        os.remove(path)
+        files.forget([path])
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _pack(
@@ -159,12 +161,11 @@ def _pack(
         raise ConfigError(f"{samples.source}: expected class names of one line, got {wrong!r}")
     encode = functools.partial(pack_images.encoded, samples, titles, options)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        size = functools.partial(pack_images.size_of, samples)
-        sizes = np.array(list(pool.map(size, range(len(samples)))), np.int64)
+        sizes = _sizes(samples, pool)
         ratio = functools.partial(_ratio, encode, sizes, options, pool)
         plan = plans.make(samples, titles, sizes, output, name, options, ratio)
         done, resumed, written = [], 0, 0
-        before = _finished_before(plan)
+        before = pack_index.finished_before(plan)
         for k, shard in enumerate(plan.shards):
             path = join(output, shard)
             found = writing.noted(path) or before.get(k)
@@ -175,7 +176,7 @@ def _pack(
                 written += len(found.spans)
                 log.info("packed %s, %d of %d", path, k + 1, len(plan.shards))
             done.append(found)
-    _complete(samples, titles, plan, done)
+    pack_index.complete(samples, titles, plan, done)
     seconds = time.monotonic() - started
     log.info("%d images are in %d shards in %s", len(samples), len(done), output)
     return {
@@ -186,6 +187,17 @@ def _pack(
         "images_per_second": round(written / seconds, 1),
         "resumed_shards": resumed,
     }
+
+
+def _sizes(samples: Samples, pool: Executor) -> np.ndarray:
+    """About how many bytes each image takes."""
+
+    def some(first: int) -> list[int]:
+        rows = range(first, min(first + _BLOCK, len(samples)))
+        return [pack_images.size_of(samples, row) for row in rows]
+
+    blocks = _in_order(pool, some, range(0, len(samples), _BLOCK))
+    return np.array(list(itertools.chain.from_iterable(blocks)), np.int64)
 
 
 def _ratio(encode: Callable, sizes: np.ndarray, options: Options, pool: Executor) -> float:
@@ -224,80 +236,3 @@ def _in_order(pool: Executor, function: Callable, rows: range) -> Iterator:
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _finished_before(plan: Plan) -> dict[int, writing.Done]:
-    """What the manifest and the index of a complete pack say of its shards."""
-    manifest, path = plan.path(".manifest.json"), plan.path(".index.npz")
-    if not files.is_file(manifest) or not files.is_file(path):
-        return {}
-    index = shards.read_index(path)
-    found = {}
-    for k, shard in enumerate(json.loads(files.read_bytes(manifest))["shards"]):
-        rows = slice(plan.bounds[k], plan.bounds[k + 1])
-        boxes = None if index.boxes is None else index.boxes[rows]
-        found[k] = writing.Done(shard["bytes"], shard["sha256"], index.spans[rows], boxes)
-    return found
-
-
-def _complete(samples: Samples, titles: list[str], plan: Plan, done: list[writing.Done]) -> None:
-    """Write what goes with the shards; the manifest last, as the mark that all is there."""
-    counts = np.diff(plan.bounds)
-    form = plan.options.format
-    index = shards.Index(
-        kind=form,
-        keys=indexing.keys_of(_DATASETS[form]),
-        shards=plan.shards,
-        sizes=np.array([shard.size for shard in done], np.int64),
-        shard=np.repeat(np.arange(len(done)), counts),
-        spans=np.concatenate([shard.spans for shard in done]),
-        labels=samples.labels,
-        names=samples.names,
-        ids=_plain(samples.ids),
-        cameras=_plain(samples.cameras),
-        boxes=None if samples.boxes is None else np.concatenate([shard.boxes for shard in done]),
-    )
-    outputs.write_bytes(plan.path(".index.npz"), index.to_bytes())
-    outputs.write_bytes(plan.path("_list.csv"), _list(index, titles))
-    if samples.names is not None:
-        lines = (f"{label} {name}\n" for label, name in enumerate(samples.names))
-        outputs.write_bytes(plan.path("_classes.txt"), "".join(lines).encode())
-    parts = zip(plan.shards, done, counts.tolist(), strict=True)
-    manifest = plan.to_dict() | {
-        "shards": [
-            {"file": shard, "images": count, "bytes": part.size, "sha256": part.sha256}
-            for shard, part, count in parts
-        ]
-    }
-    outputs.write_bytes(plan.path(".manifest.json"), plans.to_json(manifest))
-    if files.is_file(plan.path(".plan.json")):
-        outputs.remove(plan.path(".plan.json"))
-    for name in files.names_in(plan.folder):
-        if re.fullmatch(rf"\.{re.escape(plan.name)}-\d+-of-.*\.(done|part)", name):
-            outputs.remove(join(plan.folder, name))
-
-
-def _plain(column: np.ndarray | None) -> np.ndarray | None:
-    """A column of numbers or texts, without Python objects."""
-    if column is None or column.dtype.kind in "iuU":
-        return column
-    return np.array([str(value) for value in column.tolist()])
-
-
-def _list(index: shards.Index, titles: list[str]) -> bytes:
-    """The index as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    optional = {"id": index.ids, "camera": index.cameras, "box": index.boxes}
-    optional = {name: value.tolist() for name, value in optional.items() if value is not None}
-    names = ["name"] if index.names is not None else []
-    writer.writerow(["row", "path", "label", *names, *optional, "shard", "offset", "length"])
-    labels, places = index.labels.tolist(), index.shard.tolist()
-    for i, span in enumerate(index.spans.tolist()):
-        more = [index.names[labels[i]]] if names else []
-        more += [
-            " ".join(map(str, value[i])) if name == "box" else value[i]
-            for name, value in optional.items()
-        ]
-        writer.writerow([i + 1, titles[i], labels[i], *more, index.shards[places[i]], *span])
-    return text.getvalue().encode("utf-8", "surrogateescape")

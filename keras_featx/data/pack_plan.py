@@ -114,8 +114,7 @@ def make(
     Raises:
         ConfigError: If something else was begun there, with what differs.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"name: expected letters, digits, '-', '_', '.', got {name!r}")
+    check_name(name)
     contents = _digests(samples, titles, sizes)
     common = (folder, name, options, samples.source, len(samples), samples.class_num, contents)
     begun = stored(folder, name)
@@ -134,6 +133,12 @@ def make(
     outputs.make_folder(folder)
     outputs.write_bytes(plan.path(".plan.json"), to_json(plan.to_dict()))
     return plan
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that does not make good file names."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"name: expected letters, digits, '-', '_', '.', got {name!r}")
 
 
 def stored(folder: str, name: str) -> tuple[str, dict[str, Any]] | None:

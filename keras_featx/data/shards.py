@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import zipfile
@@ -16,9 +17,12 @@ from keras_featx.data import files as file_system
 from keras_featx.data.samples import Samples, join
 from keras_featx.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_NUMBERED = re.compile(r"(.+)-\d{5}-of-\d{5}\.\w+")
+# A shard and how many there are, as TensorFlow numbers them; its own names end there.
+_NUMBERED = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:\.\w+)?")
 _MOST_NAMES = 1_000_000
 
 
@@ -204,6 +208,10 @@ def find(address: str, part: str) -> list[str]:
         found = [path for path in found if file_system.is_file(path)]
         if not found:
             raise ConfigError(f"{address}: expected files with {part!r} in their name, found none")
+        sets = {numbered[1] for numbered in map(_NUMBERED.fullmatch, names) if numbered}
+        if len(sets) > 1:
+            raise ConfigError(f"{address}: expected shards of one set, got {sorted(sets)}")
+        _check_number(address, found)
         return found
     if file_system.is_file(address):
         return [address]
@@ -219,7 +227,21 @@ def find(address: str, part: str) -> list[str]:
     if len(set(found)) < len(found):
         twice = next(path for path in found if found.count(path) > 1)
         raise ConfigError(f"{address}: expected each shard once, got {twice} twice")
+    _check_number(address, found)
     return found
+
+
+def _check_number(address: str, found: list[str]) -> None:
+    """Say so where names tell of more shards; a part of a set may be meant."""
+    for (start, count), paths in itertools.groupby(found, _numbered):
+        there = len(list(paths))
+        if count and there != int(count):
+            log.warning("%s: has %d of the %s shards of %s", address, there, int(count), start)
+
+
+def _numbered(path: str) -> tuple[str, str]:
+    found = _NUMBERED.fullmatch(path)
+    return found.groups() if found else (path, "")
 
 
 def expand(pattern: str) -> list[str]:
