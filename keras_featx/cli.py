@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
 
+    _add_doctor(commands)
+
     quickstart = commands.add_parser(
         "quickstart", help="the whole path on the images that ship with the package"
     )
@@ -94,6 +96,70 @@ def _with_config(commands, name: str, function, help_text: str, required: bool =
     )
     command.set_defaults(command=function)
     return command
+
+
+def _add_doctor(commands) -> None:
+    doctor = _with_config(commands, "doctor", _doctor, "check a data set before training", False)
+    doctor.epilog = (
+        "exit status: 0 checked, whatever was found (1 with --strict, if it would stop or spoil "
+        "training or evaluation); docs/doctor.md"
+    )
+    for part in ("train", "query", "gallery"):
+        doctor.add_argument(f"--{part}", metavar="LIST_OR_FOLDER", help="in place of the config's")
+    doctor.add_argument(
+        "--image-root", metavar="FOLDER", help="of the paths of lists (default: that of the list)"
+    )
+    doctor.add_argument(
+        "--dataset-name", metavar="NAME", help="of the lists, such as VeriWild (default: CSV for "
+        "*.csv, else ImageNetDataset; ClassFolders for folders)",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--set", dest="arguments", action="append", default=[], metavar="KEY=VALUE",
+        help="a further argument of the lists, such as delimiter=,; repeatable",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--model", metavar="NAME_OR_FOLDER", help="weights to look for wrong labels with (default: "
+        "Global.pretrained_model of the config)",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--small", type=int, metavar="PIXELS", help="a shorter side is very small (default: a "
+        "quarter of the config's image size, else 32)",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--large", type=float, default=50.0, metavar="MEGAPIXELS",
+        help="more is very large (default: %(default)g)",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--output", default="doctor", metavar="FOLDER",
+        help="for doctor.html and doctor.json (default: %(default)s)",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--write-clean", action="store_true", help="write cleaned lists beside the old ones"
+    )
+    doctor.add_argument(
+        "--also", default="", metavar="KINDS", help="leave these out, too: near_duplicates,..."
+    )
+    doctor.add_argument("--keep", default="", metavar="KINDS", help="do not leave these out")
+    doctor.add_argument("--force", action="store_true", help="overwrite cleaned lists")
+    doctor.add_argument(
+        "--strict", action="store_true", help="exit 1 if training would be stopped or spoilt"
+    )
+
+
+def _doctor(options) -> dict:
+    from keras_featx.doctor.options import from_arguments
+
+    sources, chosen = from_arguments(options)
+    from keras_featx.doctor.checkup import examine
+
+    result = examine(sources, options.output, chosen)
+    if options.strict and result["stop_or_spoil"]:
+        print(json.dumps(result), flush=True)
+        raise RunError(
+            f"--strict: {result['stop_or_spoil']} findings would stop or spoil training or "
+            f"evaluation; see {result['report']}"
+        )
+    return result
 
 
 def _train(options) -> dict:

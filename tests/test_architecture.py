@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "search"],
+    ["_version", "errors", "backbones", "data", "doctor", "search"],
     ["data.files"],
     ["components", "metrics", "schedules"],
     ["optimizer_section"],
@@ -20,6 +20,8 @@ LAYERS = [
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
     ["data.lists"],
+    ["doctor.headers", "doctor.alignment", "doctor.findings"],
+    ["doctor.options", "doctor.labels", "doctor.words"],
     ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
@@ -37,8 +39,12 @@ LAYERS = [
     ["optimizers.updates"],
     ["optimizers.classes"],
     ["optimizers", "optimizers.rules"],
-    ["models", "callbacks", "report", "report.plots"],
+    ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
     ["checkpoints", "evaluation", "exporters.graph"],
+    ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
+    ["doctor.contents", "doctor.thumbnails"],
+    ["doctor.copies"],
+    ["doctor.checkup"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
     ["exporters", "training_data"],
     ["training"],
@@ -47,6 +53,7 @@ LAYERS = [
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 

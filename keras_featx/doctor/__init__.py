@@ -1,0 +1,1 @@
+"""Checks a data set before training; :func:`keras_featx.doctor.checkup.examine` does all of it."""
