@@ -13,6 +13,7 @@ from keras_featx.doctor import clean, copies, labels, words, wrong_labels
 from keras_featx.doctor.contents import read_parts
 from keras_featx.doctor.findings import (
     KINDS,
+    PARTS,
     Finding,
     Part,
     Ref,
@@ -82,8 +83,7 @@ def examine(
         suspects, remark = wrong_labels.find(parts, group, options.model)
         found += suspects
         remarks.append(remark)
-    order = {kind: i for i, kind in enumerate(KINDS)}
-    found.sort(key=lambda finding: order[finding.kind])  # keeps the order within a kind
+    found.sort(key=_rank)
     log.info("%s", words.summary(parts, found))
     folder.mkdir(parents=True, exist_ok=True)
     html = page(parts, found, thumbnails(parts), shared, remarks)
@@ -108,13 +108,21 @@ def examine(
     }
 
 
+def _rank(finding: Finding) -> tuple:
+    """Worst kind first; within it the surest first, then by list and row."""
+    image = finding.image
+    place = PARTS.index(image.part), image.row, image.path, image.label
+    return list(KINDS).index(finding.kind), -(finding.score or 0), place
+
+
 def _plain(source: Component | Samples) -> dict[str, Any]:
     return {"name": "Given"} if isinstance(source, Samples) else source.to_dict()
 
 
 def _load(sources: Mapping[str, Component | Samples]) -> tuple[list[Part], list[Finding]]:
     parts, found = [], []
-    for name, source in sources.items():
+    for name in (name for name in PARTS if name in sources):
+        source = sources[name]
         problems: list[Problem] = []
         samples = source
         if not isinstance(source, Samples):

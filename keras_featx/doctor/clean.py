@@ -5,12 +5,13 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from keras_featx.data import files
-from keras_featx.data.outputs import write_bytes
 from keras_featx.doctor.findings import Finding, Part
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.weights import write_bytes
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def write_clean(
         delimiter = parts[0].dataset.get("delimiter", ",")
         records = csv_records(delimiter) if parts[0].dataset["name"] == "CSV" else single_lines
         text = _without(target.source, {row for row, _ in bad}, records)
-    write_bytes(target.left_out, _table(bad).encode())
-    write_bytes(target.clean, text)
+    write_bytes(Path(target.left_out), _table(bad).encode(errors="backslashreplace"))
+    write_bytes(Path(target.clean), text)
     return {
         "list": target.clean,
         "left_out": target.left_out,

@@ -1,5 +1,7 @@
 """The images of all lists together: each is read once, however often it is listed."""
 
+import logging
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +10,9 @@ from keras_featx.data.samples import Samples
 from keras_featx.doctor.findings import Finding, Part
 from keras_featx.doctor.options import Limits
 from keras_featx.doctor.scan import Scan, scan
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,10 @@ def read_parts(parts: list[Part], limits: Limits) -> tuple[Contents, list[Findin
         places, at = np.unique(image_of[-1], return_index=True)
         new = at[places >= before]
         first.append(np.stack([np.full(len(new), number), new], 1))
+        started = time.perf_counter()
         scans.append(scan(part.samples.take(new), limits, f"reading {part.name}"))
+        seconds = time.perf_counter() - started
+        log.info("%s: %d images read in %.1f s", part.name, len(new), seconds)
         own: list[list[tuple[str, str]]] = [[] for _ in new]
         for place, kind, what in scans[-1].faults:
             own[place].append((kind, what))

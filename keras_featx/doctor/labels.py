@@ -40,7 +40,8 @@ def _gaps(part: Part, numbers: np.ndarray) -> Iterator[Finding]:
         last = int(numbers[after]) - 1
         first = int(numbers[after] - steps[after]) + 1
         text = str(first) if first == last else f"{first} to {last}"
-        missing = "no image has this label" if first == last else f"{last - first + 1} labels"
+        several = f"these {last - first + 1} labels"
+        missing = f"no image has {'this label' if first == last else several}"
         yield Finding("label_gaps", Ref(part.name, 0, part.samples.source, text), missing)
 
 

@@ -24,6 +24,7 @@ _AT_A_TIME = 64
 # More than this is not decoded: three bytes a pixel, and no photograph.
 _MOST_PIXELS = 400e6
 _ONE_LARGE_AT_A_TIME = threading.Lock()
+_TRACING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ def scan(samples: Samples, limits: Limits, what: str = "reading") -> Scan:
         places = range(first, min(first + _AT_A_TIME, size))
         return [(i, *fault) for i in places for fault in _look_at(samples, i, limits, found)]
 
-    _looker(CELLS)  # traced once, not once in each thread
     firsts = range(0, size, _AT_A_TIME)
     with ThreadPoolExecutor() as pool:
         for told in progress(pool.map(look, firsts), total=len(firsts), what=what):
@@ -146,14 +146,16 @@ def _decode(samples, place, image, box, found: Scan, look: Callable) -> list[tup
     return []
 
 
-@functools.cache
 def _looker(cells: int) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """From an encoded image and its box to its size and the mean colours of its cells."""
-    signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.int32)]
-    look = tf.function(
-        lambda data, box: _shrink(images.decode(data), box, cells), input_signature=signature
-    )
-    return look.get_concrete_function()
+    with _TRACING:  # once, whichever thread comes first
+        return _traced(cells)
+
+
+@functools.cache
+def _traced(cells: int) -> Callable:
+    look = tf.function(lambda data, box: _shrink(images.decode(data), box, cells))
+    return look.get_concrete_function(tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.int32))
 
 
 def _shrink(image: tf.Tensor, box: tf.Tensor, cells: int) -> tuple[tf.Tensor, tf.Tensor]:

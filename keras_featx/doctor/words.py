@@ -22,7 +22,7 @@ def summary(parts: Sequence[Part], findings: Sequence[Finding]) -> str:
         if KINDS[kind].weight == NOTE and not told_notes:
             lines += ["", "to take note of"]
             told_notes = True
-        lines.append(f"  {len(found)} {KINDS[kind].title} ({kind})")
+        lines.append(f"  {KINDS[kind].title}: {len(found)} ({kind})")
         lines += [f"      {_example(finding)}" for finding in found[:_EXAMPLES]]
         if len(found) > _EXAMPLES:
             lines.append(f"      and {len(found) - _EXAMPLES} more")

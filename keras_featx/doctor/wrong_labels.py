@@ -46,7 +46,7 @@ class Votes:
 
 
 def find(parts: Sequence[Part], group: Sequence[np.ndarray], model: Config):
-    """Suspect labels, the surest first, and a sentence on how well the network knows the images.
+    """Suspect labels, and a sentence on how well the network knows the images.
 
     Training images vote on each other, and those of query and gallery on each other.
 
@@ -73,7 +73,6 @@ def find(parts: Sequence[Part], group: Sequence[np.ndarray], model: Config):
         sure = np.isfinite(votes.share)
         agree = 100 * float((votes.share[sure] < 0.5).mean()) if sure.any() else 0.0
         told.append(f"{agree:.0f} % of {' and '.join(part.name for part, _ in some)}")
-    found.sort(key=lambda finding: -finding.score)
     remark = (
         f"Wrong labels were looked for with {model.Global.pretrained_model}. Most similar to "
         f"others of their own label are {', '.join(told)}: the more, the more suspects are right."

@@ -27,6 +27,8 @@ p { margin: 6px 0; } .soft { color: var(--soft); }
 .verdict { font-weight: 600; font-size: 17px; }
 .stops { color: var(--stops); } .spoils { color: var(--spoils); } .note { color: var(--note); }
 .good { color: var(--good); }
+h2 i { font-style: normal; font-size: 11px; border: 1px solid; border-radius: 10px;
+  padding: 1px 8px; margin-left: 6px; vertical-align: 2px; }
 nav { display: flex; flex-wrap: wrap; gap: 6px; margin: 16px 0; }
 nav a { text-decoration: none; background: var(--card); border: 1px solid var(--line);
   border-radius: 16px; padding: 2px 11px; font-size: 13px; color: var(--ink); }
@@ -47,7 +49,7 @@ svg rect { fill: var(--note); }
 .images { display: flex; flex-wrap: wrap; gap: 8px; }
 figure { margin: 0; width: 100px; } figure img { display: block; max-width: 100px;
   max-height: 100px; border-radius: 4px; background: #fff; }
-figure.other { opacity: .92; } figcaption { font-size: 11px; line-height: 1.3;
+figure.own img { outline: 2px solid var(--note); } figcaption { font-size: 11px; line-height: 1.3;
   color: var(--soft); margin-top: 3px; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }
 .path { font-family: ui-monospace, monospace; font-size: 11.5px; color: var(--soft); }
@@ -158,7 +160,7 @@ def _section(kind: str, found: Sequence[Finding], thumbnail: Thumbnail) -> str:
     known = KINDS[kind]
     more = f'<p class="soft">and {len(found) - SHOWN} more</p>' if len(found) > SHOWN else ""
     cards = "".join(_card(finding, thumbnail) for finding in found[:SHOWN])
-    weight = "" if known.weight == NOTE else f' <span class="soft">{known.weight}</span>'
+    weight = "" if known.weight == NOTE else f' <i class="{known.weight}">{known.weight}</i>'
     return (
         f'<section id="{kind}"><h2><span class="{known.weight}">{len(found)}</span> '
         f'{_text(known.title)}{weight}</h2><p class="soft">{_text(known.about)}</p>'
@@ -180,7 +182,7 @@ def _figure(ref: Ref, thumbnail: Thumbnail, role: str) -> str:
     address = thumbnail(ref)
     if not address:
         return ""
-    label = f"<b>{_text(ref.label)}</b><br/>" if ref.label else ""
+    label = f"label <b>{_text(ref.label)}</b><br/>" if ref.label else ""
     return (
         f'<figure class="{role}"><img src="{address}" alt="{_text(ref.path)}"/>'
         f"<figcaption>{label}{_text(_place(ref))}</figcaption></figure>"
