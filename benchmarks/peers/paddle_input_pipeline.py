@@ -23,7 +23,6 @@ sys.path[:0] = packages
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-
 import paddle  # noqa: E402
 from random_window import random_window  # noqa: E402
 
