@@ -270,6 +270,19 @@ def test_a_service_delivers_each_batch_once(samples):
     assert workers
 
 
+def test_a_service_reads_only_files(samples):
+    """What runs Python cannot be sent to another process."""
+    order = shuffle(samples, 3, batch_size=8)
+    arrays = memory.decoded(samples, PreprocessSection())
+    for given, skipped in ((arrays, None), (samples, faults.Skipped(samples, 0.1))):
+        with pytest.raises(ConfigError) as error:
+            batches(given, order, service="grpc://localhost:1", skipped=skipped)
+        assert str(error.value) == (
+            "DataLoader.Train.service: expected with images in files of their own, without cache "
+            "and with bad_images: raise, as its workers run no Python"
+        )
+
+
 # Bad images
 
 

@@ -57,6 +57,13 @@ def train_dataset(
         Dataset of ``({"image": uint8 (batch, height, width, 3), "label": int32 (batch,)},
         {target: label ...})``, ready for the ``fit`` of a classifier whose outputs are ``targets``.
     """
+    if service is not None and (
+        skipped is not None or samples.spans is not None or samples.pixels is not None
+    ):
+        raise ConfigError(
+            "DataLoader.Train.service: expected with images in files of their own, without cache "
+            "and with bad_images: raise, as its workers run no Python"
+        )
     batch_size = share_of(order.batch_size, worker)[1]
     sample = train_sample(samples, arch, transform_ops, seed)
     labels = tf.constant(samples.labels, tf.int32)
