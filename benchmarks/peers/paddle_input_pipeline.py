@@ -23,9 +23,8 @@ sys.path[:0] = packages
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from random_window import random_window  # noqa: E402
-
 import paddle  # noqa: E402
+from random_window import random_window  # noqa: E402
 
 try:
     from ppcls.data.dataloader.imagenet_dataset import ImageNetDataset
