@@ -11,7 +11,6 @@ from keras_featx.doctor.findings import Finding, Part
 from keras_featx.doctor.options import Limits
 from keras_featx.doctor.scan import Scan, scan
 
-
 log = logging.getLogger(__name__)
 
 
