@@ -11,32 +11,34 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # OpenMP threads go on spinning for a moment after their work.
 SETTLE = 0.5
+# Batches of a stream before and after those that count.
+LEAD, TAIL = 4, 2
 
 
-def serve(run: Callable[[int], list[float]], **about) -> None:
+def serve(run: Callable[[int], list[float] | dict], **about) -> None:
     """Be a worker: answer ``run N`` with the seconds of each step, until standard input ends.
 
     Call :func:`private_stdout` before the imports of frameworks that print.
 
     Args:
-        run: From a number of steps to the seconds each took.
+        run: From a number of steps to the seconds each took, or to what :func:`time_stream` gives.
         about: What to tell once at the start, such as versions.
     """
     out = private_stdout()
     print(json.dumps({"about": about}), file=out, flush=True)
     for line in sys.stdin:
-        before = sum(os.times()[:4])
-        seconds = run(int(line.split()[1]))
-        cpu = sum(os.times()[:4]) - before  # with that of child processes which have ended
-        answer = {"seconds": seconds, "cpu": cpu, "peak_mib": peak_memory()}
-        print(json.dumps(answer), file=out, flush=True)
+        before = processor_time()
+        measured = run(int(line.split()[1]))
+        if not isinstance(measured, dict):
+            measured = {"seconds": measured, "cpu": processor_time() - before}
+        print(json.dumps({**measured, "peak_mib": peak_memory()}), file=out, flush=True)
 
 
 def private_stdout():
@@ -67,6 +69,44 @@ def time_steps(step: Callable[[], object], steps: int) -> list[float]:
         step()
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def time_stream(stream: Iterable, steps: int) -> dict:
+    """Time ``steps`` batches in the middle of ``LEAD + steps + TAIL``.
+
+    Start-up is left out, and so is the end, where a loader whose processes take whole batches has
+    some of them idle.
+
+    Returns:
+        What :func:`serve` answers: ``seconds``, the mean of a batch in a list of one, and ``cpu``,
+        the processor seconds of all of them, child processes included.
+    """
+    batches = iter(stream)
+    for _ in range(LEAD):
+        next(batches)
+    cpu, start = processor_time(), time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    seconds, cpu = time.perf_counter() - start, processor_time() - cpu
+    for _ in range(TAIL):
+        next(batches)
+    return {"seconds": [seconds / steps], "cpu": cpu}
+
+
+def processor_time() -> float:
+    """Processor seconds of this process and its descendants, also those that have ended (Linux)."""
+    used, parents = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        pid = int(path.parent.name)
+        parents[pid], used[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+    family = {os.getpid()}
+    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= grown
+    return sum(used.get(pid, 0) for pid in family) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -140,8 +180,8 @@ def alternate(workers: Sequence[Worker], rounds: int, steps: int, warm_up: int) 
             worker.run(steps)
 
 
-def row(what: str, ours: float, peer: str, theirs: float, goal: float, **more) -> dict:
-    """A row of a result file, of figures where more is better."""
+def row(what: str, ours: float, peer: str, theirs: float, goal: float | None, **more) -> dict:
+    """A row of a result file, of figures where more is better; ``None`` where no goal is set."""
     return {
         "what": what,
         "unit": "images/s",
@@ -178,9 +218,10 @@ def write_results(name: str, command: str, rows: list[dict], **more) -> None:
     beside.write_text(json.dumps(result, indent=1) + "\n")
     beside.replace(path)
     for r in rows:
+        goal = "no goal" if r["goal"] is None else f"goal {r['goal']}"
         print(
             f"{r['what']}: {r['ours']} {r['unit']}, {r['peer']} {r['theirs']}: "
-            f"{r['ratio']} times (goal {r['goal']})"
+            f"{r['ratio']} times ({goal})"
         )
 
 

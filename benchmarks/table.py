@@ -15,7 +15,8 @@ def make_table(results: list[dict]) -> str:
     for result in results:
         for row in result["rows"]:
             ours, theirs = (f"{row[key]:g} {row['unit']}" for key in ("ours", "theirs"))
-            ratio, goal = f"{row['ratio']:.2f}", f"{row['goal']:g}"
+            ratio = f"{row['ratio']:.2f}"
+            goal = "" if row["goal"] is None else f"{row['goal']:g}"
             command = f"`{result['command']}`"
             cells = (row["what"], ours, row["peer"], theirs, ratio, goal, command)
             lines.append("| " + " | ".join(cells) + " |")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from keras_featx._version import __version__
-from keras_featx.config import load_config, parse_yaml
+from keras_featx.config import apply_overrides, from_dict, load_config, parse_yaml
 from keras_featx.errors import ConfigError, RunError
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
 
+    preview = _with_config(commands, "preview", _preview, "a sheet of augmented training images")
+    preview.add_argument("--output", default="preview.png", help="FILE.png (default: %(default)s)")
+    preview.add_argument("--samples", type=int, default=8, help="default: %(default)s")
+    preview.add_argument("--draws", type=int, default=7, help="of each; default: %(default)s")
+    _add_pack(commands)
     _add_doctor(commands)
 
     quickstart = commands.add_parser(
@@ -96,6 +101,36 @@ def _with_config(commands, name: str, function, help_text: str, required: bool =
     )
     command.set_defaults(command=function)
     return command
+
+
+def _add_pack(commands) -> None:
+    pack = _with_config(commands, "pack", _pack, "put images into few large files", required=False)
+    pack.add_argument("--output", required=True, metavar="FOLDER", help="a folder or an address")
+    pack.add_argument(
+        "--part", choices=["train", "query", "gallery", "all"], default="all",
+        help="of the config: its training list or an evaluation list (default: %(default)s)",
+    )  # fmt: skip
+    pack.add_argument(
+        "--dataset",
+        metavar="DATASET",
+        help="without a config: what to pack as PART, such as "
+        "'{name: ClassFolders, image_root: images}'",
+    )
+    pack.add_argument(
+        "--format", choices=["tfrecord", "tar"], default="tfrecord", help="default: %(default)s"
+    )
+    pack.add_argument(
+        "--shard-mb", type=float, default=256, metavar="MIB", help="default: %(default)s"
+    )
+    pack.add_argument(
+        "--short-side", type=int, metavar="PIXELS", help="shrink larger images to this short side"
+    )
+    pack.add_argument(
+        "--quality", type=int, default=95, help="of shrunk JPEGs (default: %(default)s)"
+    )
+    pack.add_argument(
+        "--lossless", action="store_true", help="shrunk images that were PNG stay PNG"
+    )
 
 
 def _add_doctor(commands) -> None:
@@ -188,6 +223,13 @@ def _export(options) -> dict:
     return export(config, formats=options.format)
 
 
+def _preview(options) -> dict:
+    config = load_config(options.config, options.override)
+    from keras_featx.preview import preview
+
+    return preview(config, options.output, samples=options.samples, draws=options.draws)
+
+
 def _predict(options) -> dict:
     config = _predict_config(options)
     from keras_featx.prediction import predict_to_file
@@ -206,6 +248,26 @@ def _predict_config(options):
     from keras_featx.weights import pretrained_config
 
     return pretrained_config(names[-1], options.override)
+
+
+def _pack(options) -> dict:
+    if (options.config is None) == (options.dataset is None):
+        raise ConfigError("pack: expected -c FILE.yaml or --dataset, one of them")
+    how = {
+        name: getattr(options, name)
+        for name in ("format", "shard_mb", "short_side", "quality", "lossless")
+    }
+    if options.dataset is None:
+        config = load_config(options.config, options.override)
+        from keras_featx.packing import pack_config
+
+        return pack_config(config, options.output, options.part, **how)
+    tree = {"DataLoader": {"Train": {"dataset": parse_yaml(options.dataset, "--dataset")}}}
+    config = from_dict(apply_overrides(tree, options.override))
+    from keras_featx.packing import pack_source
+
+    name = "train" if options.part == "all" else options.part
+    return pack_source(config.DataLoader.Train.dataset.source, options.output, name, **how)
 
 
 def _quickstart(options) -> dict:

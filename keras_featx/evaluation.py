@@ -2,14 +2,12 @@
 
 import functools
 import logging
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from keras_featx import components
 from keras_featx.data import faults, memory, pipeline
@@ -17,6 +15,7 @@ from keras_featx.data.samples import Samples, load_samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.metrics import Labelled, retrieval_metrics
 from keras_featx.models import build_model
+from keras_featx.progress import progress
 from keras_featx.sections import (
     ArchSection,
     Component,
@@ -228,9 +227,3 @@ def forward(model: keras.Model, batch) -> np.ndarray:
     if not np.isfinite(embeddings).all():
         raise RunError("the network gave an embedding that is not finite; its weights are broken")
     return embeddings
-
-
-def progress(iterable: Iterable, total: int, what: str) -> Iterable:
-    """A progress bar on a terminal, nothing elsewhere."""
-    hidden = not sys.stderr.isatty()
-    return tqdm(iterable, total=total, desc=what, disable=hidden, leave=False, file=sys.stderr)

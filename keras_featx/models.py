@@ -121,6 +121,7 @@ def build_classifier(
     extractor: keras.Model,
     head: keras.Layer | None,
     losses: dict[str, CELoss | EmbeddingLoss] | None = None,
+    mixed: bool = False,
 ) -> keras.Model:
     """Attach a head and losses to an extractor; :func:`compile_classifier` makes it train.
 
@@ -128,6 +129,9 @@ def build_classifier(
         extractor: From :func:`build_model`.
         head: The head of the cross-entropy; ``None`` if there is none among the losses.
         losses: By name; cross-entropy alone where not given.
+        mixed: Images are mixtures of two (Mixup, CutMix): the inputs ``"label_2"`` and ``"share"``,
+            ``(batch,)`` each, are the label of the other and the share of the own in [0, 1], and
+            cross-entropy is the mean of both labels' with these weights.
 
     Returns:
         A functional model from ``{"image": ..., "label": (batch,)}`` to each loss of each row under
@@ -147,18 +151,36 @@ def build_classifier(
     label = keras.Input((), dtype="int32", name="label")
     # Some losses and heads look at the embedding's length; the others normalise it themselves.
     embedding = extractor.get_layer(EMBEDDING).input
+    inputs = {IMAGE: extractor.input, "label": label}
+    if mixed:
+        inputs |= {"label_2": keras.Input((), dtype="int32", name="label_2")}
+        inputs |= {"share": keras.Input((), dtype="float32", name="share")}
     outputs, crosses = {}, [loss for loss in losses.values() if isinstance(loss, CELoss)]
     if len(crosses) > 1 and head.sample_rate < 1:
         raise ConfigError("Arch.Head.sample_rate: expected 1 with two CELoss, each would sample")
+    if mixed and head is not None and head.sample_rate < 1:
+        raise ConfigError(
+            "Arch.Head.sample_rate: expected 1 with batch_transform_ops, as each label would have "
+            f"a sample of its own, got {head.sample_rate}"
+        )
     for name, loss in losses.items():
         if isinstance(loss, CELoss):
             with _named("Arch.Head"):
                 value, correct = head(embedding, label, with_loss=True, epsilon=loss.epsilon)
+                if mixed:
+                    other = inputs["label_2"]
+                    second, _ = head(embedding, other, with_loss=True, epsilon=loss.epsilon)
+                    value = inputs["share"] * value + (1 - inputs["share"]) * second
             outputs[name] = loss.weight * value
             outputs[CORRECT] = keras.ops.cast(correct, "float32")
+        elif mixed:
+            raise ConfigError(
+                "DataLoader.Train.dataset.batch_transform_ops: expected with CELoss alone, as a "
+                f"mixture has two identities, got it with {name}"
+            )
         else:
             outputs[name] = loss(embedding, label)
-    return keras.Model({IMAGE: extractor.input, "label": label}, outputs, name="classifier")
+    return keras.Model(inputs, outputs, name="classifier")
 
 
 def compile_classifier(

@@ -72,15 +72,30 @@ class PreprocessSection:
     """How an image becomes the network's input; travels with the model.
 
     Attributes:
-        resize: ``squash`` ignores the aspect ratio, as the reference does; ``crop`` resizes the
-            short side and cuts the centre.
-        interpolation: Without antialiasing, as in the reference, or ``area``.
+        resize: ``squash`` ignores the aspect ratio, as the reference does; ``crop`` takes the
+            largest centred part of the right shape; ``pad`` puts the whole image in the middle.
+        resize_short: With ``crop``: resize the short side to this, then cut out the centre.
+        pad_value: With ``pad``: the grey level around the image, 0 to 255.
+        interpolation: What pixels in between are made of.
+        antialias: Average over all pixels when an image becomes smaller, as Pillow does; the
+            reference does not.
+        backend: ``opencv`` has the rounding of ``cv2.resize``, ``tensorflow`` the exact value.
+        background: Red, green and blue, 0 to 255, behind what is not opaque in a PNG or WebP;
+            ``None`` takes the colours as they are stored, as the reference does.
+        reduced_decoding: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is still as large
+            as what it is resized to: faster, and a little smoother.
         mean: Per channel (red, green, blue), for pixels in 0..1; subtracted inside the network.
         std: Likewise; divided by inside the network.
     """
 
-    resize: Literal["squash", "crop"] = "squash"
-    interpolation: Literal["bilinear", "nearest", "area", "bicubic"] = "bilinear"
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    resize_short: int | None = None
+    pad_value: float = 0.0
+    interpolation: Literal["bilinear", "nearest", "area", "bicubic", "lanczos3"] = "bilinear"
+    antialias: bool = False
+    backend: Literal["tensorflow", "opencv"] = "tensorflow"
+    background: tuple[float, float, float] | None = None
+    reduced_decoding: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -88,6 +103,33 @@ class PreprocessSection:
         """Refuse impossible values."""
         if min(self.std) <= 0:
             raise ConfigError(f"{path}.std: expected positive numbers, got {list(self.std)}")
+        if self.resize_short is not None:
+            if self.resize != "crop":
+                raise ConfigError(
+                    f"{path}.resize_short: expected with resize: crop only, got {self.resize!r}"
+                )
+            _at_least(path, "resize_short", self.resize_short, 1)
+        if not 0 <= self.pad_value <= 255:
+            raise ConfigError(f"{path}.pad_value: expected in [0, 255], got {self.pad_value}")
+        if self.pad_value and self.resize != "pad":
+            raise ConfigError(
+                f"{path}.pad_value: expected with resize: pad only, got {self.resize!r}"
+            )
+        if (
+            self.background is not None
+            and not 0 <= min(self.background) <= max(self.background) <= 255
+        ):
+            raise ConfigError(
+                f"{path}.background: expected numbers in [0, 255], got {list(self.background)}"
+            )
+        if self.antialias and self.interpolation in ("nearest", "area"):
+            raise ConfigError(
+                f"{path}.antialias: expected with bilinear, bicubic or lanczos3 only, got "
+                f"{self.interpolation!r}"
+            )
+        if self.backend == "opencv" and (self.antialias or self.interpolation == "lanczos3"):
+            what = "antialias" if self.antialias else "lanczos3"
+            raise ConfigError(f"{path}.backend: expected tensorflow with {what}, got 'opencv'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +149,12 @@ class ArchSection:
             raise ConfigError(
                 f"{path}.image_size: expected at least 32 pixels a side (the network halves its "
                 f"input up to five times), got {list(self.image_size)}"
+            )
+        short = self.Preprocess.resize_short
+        if short is not None and short < max(self.image_size):
+            raise ConfigError(
+                f"{path}.Preprocess.resize_short: expected at least the larger side of image_size "
+                f"{list(self.image_size)}, got {short}"
             )
 
 

@@ -111,7 +111,8 @@ def _build(config: Config, data: TrainingData, steps_per_epoch: int) -> checkpoi
     extractor = models.build_extractor(config.Arch, config.Global.precision)
     losses = models.build_losses(config.Loss, data.class_num)
     head = _build_head(config, losses, data.class_num)
-    classifier = models.build_classifier(extractor, head, losses)
+    mixed = bool(config.DataLoader.Train.dataset.batch_transform_ops)
+    classifier = models.build_classifier(extractor, head, losses, mixed)
     if data.order.refresh and (head is None or head.sub_centres > 1):
         raise ConfigError(
             "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "
@@ -236,6 +237,7 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped)
                     first_step=first * steps_per_epoch,
                     last_step=stop * steps_per_epoch,
                     targets=tuple(net.classifier.output),
+                    batch_transform_ops=config.DataLoader.Train.dataset.batch_transform_ops,
                     skipped=skipped,
                     service=config.DataLoader.Train.service,
                 ),

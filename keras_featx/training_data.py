@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from keras_featx import augment, components
+from keras_featx.augment.mixing import build_mixing
 from keras_featx.data import memory
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
@@ -27,11 +28,30 @@ def load_training_data(
     config: Config, given: Any = None, query: Any = None, gallery: Any = None
 ) -> TrainingData:
     """Read and check every list before anything is built."""
+    samples = load_training_samples(config, given)
+    section = config.DataLoader.Train
+    stated = config.Arch.Head.args.get("class_num")
+    class_num = check_labels(samples, stated, "Arch.Head.class_num")
+    wanted = config.DataLoader.Eval is not None or query is not None or gallery is not None
+    if config.Global.eval_during_train and wanted:
+        query, gallery = load_eval_samples(config, query, gallery)
+    else:
+        query = gallery = None
+    sampler = components.builder("sampler", section.sampler.name)
+    order = sampler(samples, config.Global.seed, **section.sampler.args)
+    return TrainingData(samples, class_num, order, query, gallery)
+
+
+def load_training_samples(config: Config, given: Any = None) -> Samples:
+    """The training images of a config, or given ones as it says they are to be used."""
     section = config.DataLoader.Train
     if section is None:
-        raise ConfigError("DataLoader.Train: missing; training needs a list of images")
+        raise ConfigError("DataLoader.Train: missing; expected a list of images to train on")
     augment.build_augmentations(
         section.dataset.transform_ops, "DataLoader.Train.dataset.transform_ops"
+    )
+    build_mixing(
+        section.dataset.batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops"
     )
     if given is None:
         samples = load_samples(section.dataset.source, "DataLoader.Train.dataset")
@@ -46,13 +66,4 @@ def load_training_data(
                 f"got {list(config.Arch.image_size)}"
             )
         samples = turned_identities(samples)
-    stated = config.Arch.Head.args.get("class_num")
-    class_num = check_labels(samples, stated, "Arch.Head.class_num")
-    wanted = config.DataLoader.Eval is not None or query is not None or gallery is not None
-    if config.Global.eval_during_train and wanted:
-        query, gallery = load_eval_samples(config, query, gallery)
-    else:
-        query = gallery = None
-    sampler = components.builder("sampler", section.sampler.name)
-    order = sampler(samples, config.Global.seed, **section.sampler.args)
-    return TrainingData(samples, class_num, order, query, gallery)
+    return samples

@@ -11,18 +11,26 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "doctor", "search"],
-    ["data.files"],
-    ["components", "metrics", "schedules"],
-    ["optimizer_section"],
+    ["_version", "errors", "backbones", "data", "data.sniff", "doctor", "search", "chunks"],
+    ["data.files", "data.records", "data.examples", "progress"],
+    ["data.outputs"],
+    ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
+    ["augment.common", "augment.operations"],
+    ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
+    ["optimizer_section", "decoding"],
     ["sections"],
-    ["config", "backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["config", "resizing"],
+    ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
+    ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
-    ["data.lists"],
+    ["data.lists", "data.shards", "data.encoding"],
     ["doctor.headers", "doctor.alignment", "doctor.findings"],
     ["doctor.options", "doctor.labels", "doctor.words"],
     ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
+    ["data.indexing", "data.packed", "data.pack_plan", "data.pack_shards"],
+    ["data.tfrecords", "data.tars", "data.pack_images", "data.pack_index"],
+    ["data.pack"],
     ["heads.base", "losses.angular", "losses.center", "losses.circle", "losses.contrastive"],
     ["losses.eml", "losses.hardest", "losses.lifted", "losses.multi_similarity", "losses.npairs"],
     ["losses.proxies", "losses.smooth_ap", "losses.soft_nearest", "losses.supcon"],
@@ -46,8 +54,8 @@ LAYERS = [
     ["doctor.copies"],
     ["doctor.checkup"],
     ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
-    ["exporters", "training_data"],
-    ["training"],
+    ["exporters", "training_data", "packing"],
+    ["training", "preview"],
     ["quickstart"],
     ["cli"],
 ]
@@ -55,6 +63,7 @@ RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
 FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
+FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 

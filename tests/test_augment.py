@@ -481,6 +481,13 @@ def test_impossible_arguments_are_refused_with_their_key(builder, arguments, mes
     assert str(config_error.value) == f"{PATH}.0.{message}"
 
 
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ConfigError) as error:
+        augment.build_augmentations((Component(name="RandomFlop"),), PATH)
+    assert str(error.value).startswith(f"{PATH}.0.name: expected one of ['AugMix', ")
+    assert str(error.value).endswith("got 'RandomFlop'; did you mean 'RandomFlip'?")
+
+
 def transform_ops(*ops):
     dataset = {"name": "ClassFolders", "image_root": "x", "transform_ops": list(ops)}
     return from_dict({"DataLoader": {"Train": {"dataset": dataset}}}).DataLoader.Train.dataset

@@ -47,6 +47,38 @@ MISTAKES = {
     "Arch: {Head: {name: ArcMargin, class_num: 3.0}}": "Arch.Head.class_num: expected int, got 3.0",
     "Arch: {Preprocess: {std: [1, 0, 1]}}": "Arch.Preprocess.std: expected positive numbers, got "
     "[1.0, 0.0, 1.0]",
+    "Arch: {Preprocess: {resize: fit}}": "Arch.Preprocess.resize: expected one of ['squash', "
+    "'crop', 'pad'], got 'fit'",
+    "Arch: {Preprocess: {resize_short: 256}}": "Arch.Preprocess.resize_short: expected with "
+    "resize: crop only, got 'squash'",
+    "Arch: {Preprocess: {resize: crop, resize_short: 0}}": "Arch.Preprocess.resize_short: expected "
+    "at least 1, got 0",
+    "Arch: {image_size: [64, 256], Preprocess: {resize: crop, resize_short: 255}}": "Arch."
+    "Preprocess.resize_short: expected at least the larger side of image_size [64, 256], got 255",
+    "Arch: {Preprocess: {resize: pad, pad_value: 256}}": "Arch.Preprocess.pad_value: expected in "
+    "[0, 255], got 256.0",
+    "Arch: {Preprocess: {resize: pad, pad_value: -1}}": "Arch.Preprocess.pad_value: expected in "
+    "[0, 255], got -1.0",
+    "Arch: {Preprocess: {pad_value: 1}}": "Arch.Preprocess.pad_value: expected with resize: pad "
+    "only, got 'squash'",
+    "Arch: {Preprocess: {background: [0, 0, 256]}}": "Arch.Preprocess.background: expected numbers "
+    "in [0, 255], got [0.0, 0.0, 256.0]",
+    "Arch: {Preprocess: {background: [-1, 0, 0]}}": "Arch.Preprocess.background: expected numbers "
+    "in [0, 255], got [-1.0, 0.0, 0.0]",
+    "Arch: {Preprocess: {background: 255}}": "Arch.Preprocess.background: expected a list, got 255",
+    "Arch: {Preprocess: {interpolation: lanczos}}": "Arch.Preprocess.interpolation: expected one "
+    "of ['bilinear', 'nearest', 'area', 'bicubic', 'lanczos3'], got 'lanczos'; did you mean "
+    "'lanczos3'?",
+    "Arch: {Preprocess: {interpolation: area, antialias: true}}": "Arch.Preprocess.antialias: "
+    "expected with bilinear, bicubic or lanczos3 only, got 'area'",
+    "Arch: {Preprocess: {interpolation: nearest, antialias: true}}": "Arch.Preprocess.antialias: "
+    "expected with bilinear, bicubic or lanczos3 only, got 'nearest'",
+    "Arch: {Preprocess: {antialias: true, backend: opencv}}": "Arch.Preprocess.backend: expected "
+    "tensorflow with antialias, got 'opencv'",
+    "Arch: {Preprocess: {interpolation: lanczos3, backend: opencv}}": "Arch.Preprocess.backend: "
+    "expected tensorflow with lanczos3, got 'opencv'",
+    "Arch: {Preprocess: {reduced_decoding: 2}}": "Arch.Preprocess.reduced_decoding: expected bool, "
+    "got 2",
     "Loss: {Train: []}": "Loss.Train: expected at least one loss, got []",
     "Loss: {Train: [{CELos: {}}]}": "Loss.Train.0.name: expected one of "
     f"{sorted(components.REGISTRIES['loss'])}, got 'CELos'; did you mean 'CELoss'?",
@@ -176,6 +208,12 @@ def test_yaml_numbers_are_what_people_mean():
             }
         },
         {"EMA": {}, "Optimizer": {"momentum": 0.8}, "Global": {"update_freq": 4}},
+        {
+            "Arch": {
+                "Preprocess": {"resize": "crop", "resize_short": 256, "background": [255, 255, 0]}
+            }
+        },
+        {"Arch": {"Preprocess": {"resize": "pad", "pad_value": 128, "reduced_decoding": True}}},
     ],
 )
 def test_a_dumped_config_loads_back_equal(tree, tmp_path):

@@ -5,12 +5,15 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from conftest import EMOJI_MINI, randomize
+from pictures import encoded, exif_segment, into_jpeg, noise, oriented
+from PIL import Image
 
 import keras_featx
 from keras_featx import images, models
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import embed
-from keras_featx.exporters import verify
+from keras_featx.exporters import saved_model, verify
+from keras_featx.sections import PreprocessSection
 
 PICTURES = sorted(str(p) for p in (EMOJI_MINI / "test").glob("*/noto.png"))[:5]
 
@@ -41,6 +44,46 @@ def test_the_saved_model_equals_keras_from_bytes_and_from_pixels(exported, data_
     np.testing.assert_allclose(found, expected, atol=1e-5)
     one = signatures["serving_default"](image_bytes=data[-1:])["embedding"]
     np.testing.assert_allclose(one, expected[-1:], atol=1e-5)
+
+
+def test_the_saved_model_turns_and_reduces_as_evaluation_does(tmp_path, data_dir):
+    """A large JPEG in eight orientations, a BMP, an animation, and clear pixels over a colour."""
+    from conftest import tiny_config
+
+    config = tiny_config(
+        tmp_path,
+        "Arch.Preprocess.reduced_decoding=true",
+        "Arch.Preprocess.background=[255,0,0]",
+        "Arch.Preprocess.resize=pad",
+        "Arch.Preprocess.backend=opencv",
+    )
+    model = randomize(models.build_extractor(config.Arch))
+    photo = (data_dir / "img_photo.jpg").read_bytes()
+    clear = noise(40, 30, channels=4)
+    frames = [Image.fromarray(noise(40, 56, seed=seed)) for seed in range(2)]
+    files = [
+        *(into_jpeg(photo, exif_segment(oriented(number))) for number in range(1, 9)),
+        encoded(Image.fromarray(noise(20, 30)).quantize(16), "BMP"),
+        encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True),
+        encoded(clear, "PNG"),
+        encoded(clear[..., :3], "PNG"),
+    ]
+    paths = [tmp_path / str(i) for i in range(len(files))]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    expected = embed(model, [str(path) for path in paths], config.Arch.Preprocess)
+    # Each of them is another picture.
+    assert (expected @ expected.T)[~np.eye(len(files), dtype=bool)].max() < 1 - 1e-4
+    saved_model.save(model, config.Arch.Preprocess, tmp_path / "saved")
+    signature = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    found = signature(image_bytes=tf.constant(files))["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Neither the reduction nor the colour went without effect.
+    for data, row in ((files[5], 5), (files[10], 10)):
+        plain = images.load_bytes(tf.constant(data), (32, 32), PreprocessSection(resize="pad"))
+        assert np.abs(model(plain[None]) - expected[row]).max() > 1e-3
+    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP: expected"):
+        signature(image_bytes=tf.constant([files[8][:60]]))
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64, 3), (1, 32, 32, 1), (32, 32, 3), (3,)])

@@ -248,7 +248,8 @@ def test_an_undecodable_image_is_named(tiny, tmp_path, content, reason):
          "a positive learning rate, got 0.0"),
         ("Loss.Train=[{CELoss: {epsilon: 1.0}}]", "Loss.Train.0.epsilon: expected in [0, 1), got "
          "1.0"),
-        ("DataLoader.Train=null", "DataLoader.Train: missing; training needs a list of images"),
+        ("DataLoader.Train=null", "DataLoader.Train: missing; expected a list of images to train "
+         "on"),
         ("checkpoint={folder}", "Global.checkpoint: expected a folder with weights.npz (the "
          "`latest` of a run), got '{folder}'"),
         ("pretrained_model=emoji", "Global.pretrained_model: expected one of {shipped} or a folder "
@@ -360,6 +361,27 @@ def test_fine_tuning_takes_the_extractor_and_says_what_becomes_of_the_head(tiny,
         assert told in caplog.text
         assert ("(8, 16)" in caplog.text) == (class_num == 5)
     np.testing.assert_array_equal(head.centres, saved["head/centres"])
+
+
+def test_weights_that_saw_other_pixels_are_warned_of(tiny, trained, caplog):
+    """Keys that a config of old lacks have their defaults."""
+    folder, warning = str(trained / "latest"), "were trained with PreprocessSection"
+    for overrides, warned in (((), False), (("Arch.Preprocess.background=[255,255,255]",), True)):
+        arch = tiny(*overrides).Arch
+        caplog.clear()
+        weights.load_pretrained(folder, models.build_extractor(arch), arch=arch)
+        assert (warning in caplog.text) == warned
+    assert "background=(255.0, 255.0, 255.0)" in caplog.text
+    config = trained / "latest" / "config.yaml"
+    lines = config.read_text().splitlines()
+    new = ("resize_short:", "pad_value:", "antialias:", "backend:", "background:", "reduced_")
+    kept = [line for line in lines if not line.strip().startswith(new)]
+    assert len(lines) - len(kept) == len(new)
+    config.write_text("\n".join(kept))
+    caplog.clear()
+    arch = tiny().Arch
+    weights.load_pretrained(folder, models.build_extractor(arch), arch=arch)
+    assert warning not in caplog.text
 
 
 def test_imprinted_centres_are_mean_embeddings(tiny, trained, tmp_path):

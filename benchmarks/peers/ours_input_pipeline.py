@@ -1,11 +1,11 @@
-"""Our training input pipeline as a worker: FOLDER BATCH PIXELS CORES.
+"""Our training input pipeline as a worker: FOLDER BATCH PIXELS CORES [VARIANT].
 
-With CORES 1 the process, with all its threads, is held to one core.
+VARIANT is one of `VARIANTS`, by default `plain`. With CORES 1 the process, with all its threads,
+is held to one core.
 """
 
 import os
 import sys
-import time
 
 import side_by_side
 
@@ -16,10 +16,13 @@ if int(sys.argv[4]) == 1:
 import tensorflow as tf  # noqa: E402
 
 from keras_featx.data import lists, pipeline, samplers  # noqa: E402
-from keras_featx.sections import ArchSection, Component  # noqa: E402
+from keras_featx.sections import ArchSection, Component, PreprocessSection  # noqa: E402
+
+# What differs from the defaults of Arch.Preprocess.
+VARIANTS = {"plain": {}, "reduced": {"reduced_decoding": True}}
 
 
-def main(folder: str, batch: int, pixels: int, cores: int) -> None:
+def main(folder: str, batch: int, pixels: int, cores: int, variant: str = "plain") -> None:
     """Read the list, then serve: a run is a new dataset, read from its first batch to its last."""
     tf.config.threading.set_intra_op_parallelism_threads(cores)
     tf.config.threading.set_inter_op_parallelism_threads(cores)
@@ -27,19 +30,19 @@ def main(folder: str, batch: int, pixels: int, cores: int) -> None:
         image_root=folder, cls_label_path=os.path.join(folder, "list.txt")
     )
     order = samplers.shuffle(samples, 0, batch_size=batch)
-    arch = ArchSection(image_size=(pixels, pixels))
+    preprocess = PreprocessSection(**VARIANTS[variant])
+    arch = ArchSection(image_size=(pixels, pixels), Preprocess=preprocess)
     ops = (Component(name="RandomResizedCrop"), Component(name="RandomFlip"))
 
-    def run(steps: int) -> list[float]:
+    def run(steps: int) -> dict:
+        count = side_by_side.LEAD + steps + side_by_side.TAIL
         dataset = pipeline.train_dataset(
-            samples, order, arch, ops, seed=0, first_step=0, last_step=steps
+            samples, order, arch, ops, seed=0, first_step=0, last_step=count
         )
-        start = time.perf_counter()
-        count = sum(1 for _ in dataset)
-        return [(time.perf_counter() - start) / count]
+        return side_by_side.time_stream(dataset, steps)
 
-    side_by_side.serve(run, tensorflow=tf.__version__)
+    side_by_side.serve(run, tensorflow=tf.__version__, variant=variant)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])

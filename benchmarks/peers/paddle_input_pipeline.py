@@ -5,13 +5,11 @@ of PaddleClas: the package on PyPI comes without its `ppcls.data`. Without it, t
 OpenCV and NumPy are made by the stand-in below, in the same `paddle.io.DataLoader`.
 """
 
-import math
 import os
 import random
 import sys
 import sysconfig
 import tarfile  # noqa: F401 (paddle 2.6 can die at import unless these two came first)
-import time
 import zlib  # noqa: F401
 
 import side_by_side
@@ -25,8 +23,8 @@ sys.path[:0] = packages
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-
 import paddle  # noqa: E402
+from random_window import random_window  # noqa: E402
 
 try:
     from ppcls.data.dataloader.imagenet_dataset import ImageNetDataset
@@ -54,22 +52,13 @@ class StandIn(paddle.io.Dataset):
         with open(self.paths[row], "rb") as file:
             data = np.frombuffer(file.read(), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
-        top, left, height, width = _window(*image.shape[:2])
+        top, left, height, width = random_window(*image.shape[:2], random.random)
         image = image[top : top + height, left : left + width]
         image = cv2.resize(image, (self.pixels, self.pixels), interpolation=cv2.INTER_LINEAR)
         if random.random() < 0.5:
             image = cv2.flip(image, 1)
         image = (image.astype(np.float32) * np.float32(1 / 255) - self.mean) / self.std
         return image.transpose(2, 0, 1), self.labels[row]
-
-
-def _window(height: int, width: int) -> tuple[int, int, int, int]:
-    """A random window by area (0.08 to 1 of the image) and aspect ratio (3/4 to 4/3)."""
-    aspect = random.uniform(3 / 4, 4 / 3)
-    bound = min(width / height / aspect, height / width * aspect)
-    side = math.sqrt(height * width * random.uniform(min(0.08, bound), min(1.0, bound)))
-    part = int(side / math.sqrt(aspect)), int(side * math.sqrt(aspect))
-    return random.randint(0, height - part[0]), random.randint(0, width - part[1]), *part
 
 
 def _dataset(folder: str, pixels: int) -> paddle.io.Dataset:
@@ -90,22 +79,20 @@ def main(folder: str, batch: int, pixels: int, cores: int, processes: int) -> No
     dataset = _dataset(folder, pixels)
     rng = np.random.default_rng(0)
 
-    def run(steps: int) -> list[float]:
-        # One long epoch: as many batches as asked for, each pass over the list shuffled.
-        passes = -(-steps * batch // len(dataset))
+    def run(steps: int) -> dict:
+        # One long epoch: as many batches as are read, each pass over the list shuffled.
+        count = side_by_side.LEAD + steps + side_by_side.TAIL
+        passes = -(-count * batch // len(dataset))
         rows = np.concatenate([rng.permutation(len(dataset)) for _ in range(passes)]).tolist()
-        batches = [rows[i * batch : (i + 1) * batch] for i in range(steps)]
-        start = time.perf_counter()
         loader = paddle.io.DataLoader(
             dataset,
-            batch_sampler=batches,
+            batch_sampler=[rows[i * batch : (i + 1) * batch] for i in range(count)],
             places=paddle.CPUPlace(),
             num_workers=processes,
             return_list=True,
             use_shared_memory=True,
         )
-        count = sum(1 for _ in loader)
-        return [(time.perf_counter() - start) / count]
+        return side_by_side.time_stream(loader, steps)
 
     side_by_side.serve(
         run,

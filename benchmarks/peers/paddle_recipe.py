@@ -36,7 +36,7 @@ def main(folder: str, seed: int, classes: int) -> None:
         "name": "PPLCNet_x0_5",
         "pretrained": False,
         "class_expand": 512,
-        "dropout_prob": 0.1,
+        "dropout_prob": 0.0,
     }
     model = RecModel(
         Backbone=backbone,
@@ -46,14 +46,14 @@ def main(folder: str, seed: int, classes: int) -> None:
             "name": "ArcMargin",
             "embedding_size": 128,
             "class_num": classes,
-            "margin": 0.2,
-            "scale": 30,
+            "margin": 0.1,
+            "scale": 16,
         },
     )
+    # The reference has no neck of both; without batch normalisation so short a run learns little.
+    model.neck = paddle.nn.Sequential(model.neck, paddle.nn.BatchNorm1D(128))
     rate = paddle.optimizer.lr.LambdaDecay(1.0, lambda step: float(read["rates"][step]))
-    optimizer = paddle.optimizer.Momentum(
-        rate, 0.9, parameters=model.parameters(), weight_decay=paddle.regularizer.L2Decay(1e-5)
-    )
+    optimizer = paddle.optimizer.AdamW(rate, parameters=model.parameters(), weight_decay=0.05)
     model.train()
     for images, labels in zip(read["images"], read["labels"], strict=True):
         label = paddle.to_tensor(labels.astype("int64")[:, None])

@@ -5,7 +5,8 @@ import io
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,12 +166,15 @@ def _box_fault(samples: Samples, row: int, size: tuple[int, int]) -> str | None:
     return f"{BOX} {box} of an image of height, width {list(size)}"
 
 
-def bad_rows(samples: Samples) -> Iterator[tuple[int, str]]:
-    """Rows that cannot be used, with the reason."""
-    for row in range(len(samples)):
-        reason = reason_of(samples, row)
-        if reason is not None:
-            yield row, reason
+def first_bad(samples: Samples) -> tuple[int, str] | None:
+    """The first row that cannot be used, with the reason; all cores look for it."""
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda row: reason_of(samples, row), range(len(samples)))
+        for row, reason in enumerate(reasons):
+            if reason is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return row, reason
+    return None
 
 
 def explain(error: Exception, samples: Samples) -> Exception:
@@ -178,7 +182,7 @@ def explain(error: Exception, samples: Samples) -> Exception:
 
     A graph stops with an error that does not name the file; this looks for it.
     """
-    found = next(bad_rows(samples), None)
+    found = first_bad(samples)
     if found is None:
         return error
     title, reason = samples.title(found[0]), found[1]

@@ -4,13 +4,20 @@ TensorFlow is imported only when an address comes. ``s3://`` needs the package `
 """
 
 import contextlib
+import glob
 import itertools
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from keras_featx.errors import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+# Files that stay open for :func:`read_range`; systems allow a process 1,024 or 256 of all kinds.
+MOST_OPEN = 128
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -28,22 +35,92 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read()
-    with _remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
+    with remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 
 
+class _Open:
+    """An open file, closed when nobody reads it any more."""
+
+    def __init__(self, path: str):
+        self.number = None  # `__del__` comes also where opening fails
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self):
+        if self.number is not None:
+            os.close(self.number)
+
+
+_open: OrderedDict[str, _Open] = OrderedDict()  # the one used last at the end
+_lock = threading.Lock()
+
+
 def read_range(path: str, offset: int, length: int) -> bytes:
-    """A part of a file; refuses one that ends before."""
+    """A part of a file; refuses one that ends before. For any number of threads.
+
+    Files on disk stay open for the next call, see :func:`forget`.
+    """
     if is_remote(path):
-        with _remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
+        with remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
             file.seek(offset)
             data = file.read(length)
     else:
-        with open(path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), length, offset)
+        with _lock:
+            found = _open.get(path)
+            if found is not None:
+                _open.move_to_end(path)
+        if found is None:
+            found = _Open(path)
+            with _lock:
+                _open[path] = found
+                while len(_open) > MOST_OPEN:
+                    _open.popitem(last=False)
+        data = os.pread(found.number, length, offset)
     if len(data) != length:
         raise OSError(None, f"ends {length - len(data)} bytes before the image does", path)
     return data
+
+
+def forget(paths: Iterable[str]) -> None:
+    """Open these files anew for the next :func:`read_range`: others may stand there by now."""
+    with _lock:
+        for path in paths:
+            _open.pop(path, None)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file to read from its beginning on."""
+    if is_remote(path):
+        with remote_errors(path) as tf, tf.io.gfile.GFile(path, "rb") as file:
+            yield file
+    else:
+        with open(path, "rb") as file:
+            yield file
+
+
+def size_of(path: str) -> int:
+    """The size of a file in bytes."""
+    if not is_remote(path):
+        return os.stat(path).st_size
+    with remote_errors(path) as tf:
+        return tf.io.gfile.stat(path).length
+
+
+def names_in(folder: str) -> list[str]:
+    """The names in a folder, sorted, hidden ones too."""
+    if not is_remote(folder):
+        return sorted(os.listdir(folder))
+    with remote_errors(folder) as tf:
+        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder))
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern with ``*``, ``?`` or ``[...]`` names, sorted."""
+    if not is_remote(pattern):
+        return sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    with remote_errors(pattern) as tf:
+        return sorted(path for path in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(path))
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
@@ -90,7 +167,7 @@ def missing(paths: list[str]) -> list[int]:
 def _absent(folder: str, paths: list[str]) -> list[str]:
     """Those of the paths inside a folder that are no files."""
     if is_remote(paths[0]):
-        with _remote_errors(folder) as tf:
+        with remote_errors(folder) as tf:
             try:
                 found = set(tf.io.gfile.listdir(folder))
             except tf.errors.NotFoundError:
@@ -116,7 +193,7 @@ def is_folder(path: str | os.PathLike) -> bool:
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.isdir(path)
-    with _remote_errors(path) as tf:
+    with remote_errors(path) as tf:
         return tf.io.gfile.isdir(path)
 
 
@@ -125,7 +202,7 @@ def is_file(path: str | os.PathLike) -> bool:
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.isfile(path)
-    with _remote_errors(path) as tf:
+    with remote_errors(path) as tf:
         return tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)
 
 
@@ -137,7 +214,7 @@ def walk(root: str | os.PathLike) -> Iterable[str]:
     """
     root = os.fspath(root)
     if is_remote(root):
-        with _remote_errors(root) as tf:
+        with remote_errors(root) as tf:
             levels = list(tf.io.gfile.walk(root))
         for folder, _, names in levels:
             inside = folder[len(root) :].split("/")
@@ -173,7 +250,7 @@ def find_images(path: str | os.PathLike) -> list[str]:
 
 
 @contextlib.contextmanager
-def _remote_errors(path: str) -> Iterator:
+def remote_errors(path: str) -> Iterator:
     """TensorFlow, with its errors as :class:`OSError`."""
     import tensorflow as tf
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_featx.data import files
 from keras_featx.data.labels import class_names, read_labels
-from keras_featx.data.samples import Problem, Samples, join, refuse
+from keras_featx.data.samples import Problem, Samples, join_all, refuse
 from keras_featx.errors import ConfigError
 
 Problems = list[Problem] | None
@@ -149,7 +149,7 @@ def make_samples(
     rows, columns = table
     numbers, names = read_labels(columns[1], rows, source, labels, problems)
     paths = columns[0]
-    join(root, paths)
+    join_all(root, paths)
     absent = files.missing(paths)
     if absent:
         _refuse_missing(source, rows, paths, absent, problems)

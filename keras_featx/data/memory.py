@@ -1,7 +1,7 @@
 """Images in memory: given as arrays or as a ``tf.data.Dataset``, or decoded once and kept."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def from_arrays(
     if ready and pictures.ndim == 4 and pictures.shape[-1] == 3:
         pixels: Any = pictures
     else:
-        pixels = [_rgb(p, f"{source}[{i}]") for i, p in enumerate(pictures)]
+        pixels = [rgb(p, f"{source}[{i}]") for i, p in enumerate(pictures)]
     rows = np.arange(len(labels))
     texts = [label.decode() if isinstance(label, bytes) else str(label) for label in labels]
     numbers, names = read_labels(texts, rows, source)
@@ -104,6 +104,16 @@ def from_dataset(dataset: tf.data.Dataset, source: str = "dataset") -> Samples:
     Raises:
         ConfigError: If it never ends, or its elements are something else.
     """
+    pairs = list(elements(dataset, source))
+    if not pairs:
+        raise ConfigError(f"{source}: expected images, got an empty dataset")
+    return from_arrays([p[0] for p in pairs], [p[1] for p in pairs], source=source)
+
+
+def elements(
+    dataset: tf.data.Dataset, source: str, decode: bool = True
+) -> Iterator[tuple[np.ndarray | bytes, Any]]:
+    """One image and its label after the other; ``decode`` those that are encoded."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError(f"{source}: expected a dataset that ends, got one that repeats for ever")
     spec = dataset.element_spec
@@ -112,15 +122,13 @@ def from_dataset(dataset: tf.data.Dataset, source: str = "dataset") -> Samples:
     image = spec[0]
     if image.shape.rank == (1 if image.dtype == tf.string else 4):
         dataset = dataset.unbatch()
-    if image.dtype == tf.string:
+    if image.dtype == tf.string and decode:
         dataset = dataset.map(lambda data, label: (images.decode(data), label))
-    pairs = list(dataset.as_numpy_iterator())
-    if not pairs:
-        raise ConfigError(f"{source}: expected images, got an empty dataset")
-    return from_arrays([p[0] for p in pairs], [p[1] for p in pairs], source=source)
+    yield from dataset.as_numpy_iterator()
 
 
-def _rgb(picture: Any, source: str) -> np.ndarray:
+def rgb(picture: Any, source: str) -> np.ndarray:
+    """An image as uint8 ``(height, width, 3)``; refuses what is none."""
     array = np.asarray(picture)
     if array.ndim == 2:
         array = array[..., None]
@@ -148,7 +156,7 @@ def decoded(samples: Samples, preprocess: PreprocessSection) -> Samples:
     """
     if samples.pixels is not None:
         return samples
-    if getattr(preprocess, "reduced_decoding", False):
+    if preprocess.reduced_decoding:
         raise ConfigError(
             "DataLoader.Train.cache: expected none with Arch.Preprocess.reduced_decoding, which "
             "decodes each image at the size a step needs, got 'memory'"
@@ -160,7 +168,7 @@ def decoded(samples: Samples, preprocess: PreprocessSection) -> Samples:
             data = files.read_bytes(path)
         else:
             data = files.read_range(path, *samples.spans[row].tolist())
-        return images.decode(tf.constant(data)).numpy()
+        return images.decode(tf.constant(data), None, preprocess).numpy()
 
     pixels: list[np.ndarray] = []
     size = len(samples)

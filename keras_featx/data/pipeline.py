@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import augment, images
+from keras_featx.augment.mixing import build_mixing
 from keras_featx.data import faults, files
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples
@@ -26,6 +27,7 @@ def train_dataset(
     first_step: int,
     last_step: int,
     targets: tuple[str, ...] = ("ce_loss", "correct"),
+    batch_transform_ops: tuple[Component, ...] = (),
     skipped: faults.Skipped | None = None,
     worker: tuple[int, int] = (0, 1),
     service: str | None = None,
@@ -43,6 +45,8 @@ def train_dataset(
         first_step: Of the run, from 0.
         last_step: The step after the last.
         targets: Outputs of the classifier.
+        batch_transform_ops: Mixing of the images of a batch; adds the inputs ``label_2`` and
+            ``share``, see :func:`keras_featx.build_classifier`.
         skipped: Takes note of bad images and lets the others of the batch stand in for them; by
             default a bad image is an error.
         worker: (index, count): this machine's share of each batch, where several train together.
@@ -53,6 +57,13 @@ def train_dataset(
         Dataset of ``({"image": uint8 (batch, height, width, 3), "label": int32 (batch,)},
         {target: label ...})``, ready for the ``fit`` of a classifier whose outputs are ``targets``.
     """
+    if service is not None and (
+        skipped is not None or samples.spans is not None or samples.pixels is not None
+    ):
+        raise ConfigError(
+            "DataLoader.Train.service: expected with images in files of their own, without cache "
+            "and with bad_images: raise, as its workers run no Python"
+        )
     batch_size = share_of(order.batch_size, worker)[1]
     sample = train_sample(samples, arch, transform_ops, seed)
     labels = tf.constant(samples.labels, tf.int32)
@@ -65,6 +76,16 @@ def train_dataset(
     def pair(image: tf.Tensor, row: tf.Tensor):
         label = tf.gather(labels, row)
         return {"image": image, "label": label}, dict.fromkeys(targets, label)
+
+    mixing = build_mixing(batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops")
+
+    def mix(batch: tuple[dict, dict], step: tf.Tensor) -> tuple[dict, dict]:
+        inputs, targets = batch
+        # Augmentation of single images has no negative seeds of steps from 0.
+        seed_of_step = tf.stack([tf.constant(-1 - seed, tf.int64), step])
+        image, partner, share = mixing(inputs["image"], seed_of_step)
+        second = tf.gather(inputs["label"], partner)
+        return inputs | {"image": image, "label_2": second, "share": share}, targets
 
     steps = tf.data.Dataset.range(first_step, last_step)
     rows = steps.map(rows_of_step, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -79,6 +100,8 @@ def train_dataset(
         found = faults.guarded(rows.unbatch(), sample, (*arch.image_size, 3))
         batches = found.batch(batch_size, drop_remainder=True)
         batches = batches.map(lambda *batch: pair(*faults.stand_in(*batch, labels, skipped)))
+    if mixing is not None:
+        batches = tf.data.Dataset.zip(batches, steps).map(mix)
     if service is not None:
         batches = batches.apply(
             tf.data.experimental.service.distribute(
@@ -98,6 +121,7 @@ def train_sample(
     load = image_loader(samples, arch.image_size, arch.Preprocess)
     turns = None if samples.turns is None else tf.constant(samples.turns, tf.int32)
 
+    @tf.autograph.experimental.do_not_convert  # which takes seconds where there are policies
     def sample(row: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         # Numbers stay below 2^32, seeds below 2^31; samplers have their own use of the seed.
         key = tf.stack([tf.constant(seed * 2**32, tf.int64) + number, row])
@@ -164,16 +188,17 @@ def image_loader(
 
 def _reader(samples: Samples) -> Callable[[tf.Tensor], tf.Tensor]:
     """From a row to the encoded image."""
-    paths = tf.constant(samples.paths)
     if samples.spans is None:
+        paths = tf.constant(samples.paths)
         return lambda row: tf.io.read_file(paths[row])
-    spans = tf.constant(samples.spans, tf.int64)
 
-    def read_range(path: bytes, span: np.ndarray) -> bytes:
-        return files.read_range(path.decode(), *span.tolist())
+    def read_range(row: np.int64) -> list[np.ndarray]:
+        data = files.read_range(samples.paths[row], *samples.spans[row].tolist())
+        # As an object NumPy does not copy it; TensorFlow never frees a string outside a list.
+        return [np.array(data, object)]
 
     def read(row: tf.Tensor) -> tf.Tensor:
-        data = tf.numpy_function(read_range, [paths[row], spans[row]], tf.string, stateful=False)
+        data = tf.numpy_function(read_range, [row], tf.string, stateful=False)
         return tf.ensure_shape(data, ())
 
     return read

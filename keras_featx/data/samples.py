@@ -173,15 +173,20 @@ def turned_identities(samples: Samples) -> Samples:
     return dataclasses.replace(four, labels=4 * four.labels + turns, names=names, turns=turns)
 
 
-def join(root: str | os.PathLike, names: list[str]) -> None:
+def join(root: str | os.PathLike, name: str) -> str:
+    """A path of a list below its ``image_root``; absolute paths and addresses stay as they are."""
+    return name if "://" in name else os.path.join(root, name)
+
+
+def join_all(root: str | os.PathLike, names: list[str]) -> None:
     """Put paths of a list below its ``image_root``, in place, as a list may be long.
 
     Absolute paths and addresses stay as they are.
 
     Example:
-        >>> from keras_featx.data.samples import join
+        >>> from keras_featx.data.samples import join_all
         >>> paths = ["a.jpg", "/b.jpg", "gs://c.jpg"]
-        >>> join("photos", paths)
+        >>> join_all("photos", paths)
         >>> paths
         ['photos/a.jpg', '/b.jpg', 'gs://c.jpg']
     """

@@ -89,21 +89,22 @@ def _read(source, delimiter, wanted, problems) -> tuple[np.ndarray, dict[str, li
     rows: list[int] = []
     columns: dict[str, list[str]] = {role: [] for role in places}
     while True:
+        number = reader.line_num + 1  # where the row begins; quoted values may hold line breaks
         try:
             parts = next(reader, None)
         except csv.Error as error:
-            raise ConfigError(f"{source}:{reader.line_num}: expected CSV: {error}") from None
+            raise ConfigError(f"{source}:{number}: expected CSV: {error}") from None
         if parts is None:
             break
         if not parts or parts == [""]:
             continue
         if len(parts) != len(header):
             what = f"expected {len(header)} columns as in the heading, got {len(parts)}: {parts}"
-            refuse(problems, source, reader.line_num, what)
+            refuse(problems, source, number, what)
         elif not parts[places["path"]]:
-            refuse(problems, source, reader.line_num, "expected a path, got ''")
+            refuse(problems, source, number, "expected a path, got ''")
         else:
-            rows.append(reader.line_num)
+            rows.append(number)
             for role, place in places.items():
                 columns[role].append(parts[place])
     if not rows:

@@ -23,7 +23,7 @@ def save(extractor: keras.Model, preprocess: PreprocessSection, path: Path) -> N
 
     def from_bytes(image_bytes):
         pixels = tf.map_fn(
-            lambda data: images.resize(images.decode(data), (height, width), preprocess),
+            lambda data: images.load_bytes(data, (height, width), preprocess),
             image_bytes,
             fn_output_signature=tf.TensorSpec((height, width, 3), tf.uint8),
         )

@@ -21,7 +21,7 @@ def saved_model(
     """Embeddings of image files by each signature of a SavedModel, as a server would load it."""
     signatures = tf.saved_model.load(str(folder)).signatures
     data = tf.constant([Path(path).read_bytes() for path in paths])
-    pixels = tf.stack([images.load(tf.constant(p), size, preprocess) for p in paths])
+    pixels = tf.stack([images.load_bytes(one, size, preprocess) for one in data])
     return {
         "serving_default": signatures["serving_default"](image_bytes=data)[EMBEDDING].numpy(),
         "embed_images": signatures["embed_images"](image=pixels)[EMBEDDING].numpy(),
