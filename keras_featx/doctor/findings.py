@@ -59,6 +59,9 @@ KINDS: dict[str, Kind] = {
     "labels_outside": Kind(
         "labels outside the classes of the config", "Training refuses them.", STOPS
     ),
+    "unlike_lists": Kind(
+        "query and gallery that do not fit together", "Evaluation refuses them.", STOPS, rows=False
+    ),
     "leaks": Kind(
         "training images that are also in query or gallery",
         "The same file or the same bytes: evaluation is on what was trained on.",

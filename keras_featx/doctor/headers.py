@@ -105,7 +105,8 @@ def format_of_name(path: str) -> str:
         >>> format_of_name("photos/A.JPG"), format_of_name("photos/a.dat")
         ('JPEG', '')
     """
-    return _EXTENSIONS.get(path.rpartition("/")[2].rpartition(".")[2].lower(), "")
+    _, dot, extension = path.rpartition("/")[2].rpartition(".")
+    return _EXTENSIONS.get(extension.lower(), "") if dot else ""
 
 
 def _jpeg(data: bytes) -> dict:

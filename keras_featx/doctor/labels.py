@@ -90,6 +90,8 @@ def findings_across(parts: dict[str, Part]) -> tuple[list[Finding], dict[str, in
     """Findings on identities in several lists, and how many there are."""
     found, shared = [], {}
     query, gallery = parts.get("query"), parts.get("gallery")
+    if query and gallery:
+        found += _unlike(query, gallery)
     if query and gallery and (query.samples.names is None) == (gallery.samples.names is None):
         own, theirs = _identities(query.samples), _identities(gallery.samples)
         shared["query_and_gallery"] = len(own.keys() & theirs.keys())
@@ -109,6 +111,16 @@ def findings_across(parts: dict[str, Part]) -> tuple[list[Finding], dict[str, in
                 ref = Ref(part.name, 0, part.samples.source, name)
                 found.append(Finding("shared_identities", ref, f"in train and in {part.name}"))
     return found, shared
+
+
+def _unlike(query: Part, gallery: Part) -> Iterator[Finding]:
+    """What only one of the lists has, but evaluation needs in both or in neither."""
+    for attribute, what in (("names", "names as labels"), ("ids", "ids"), ("cameras", "cameras")):
+        missing = [getattr(part.samples, attribute) is None for part in (query, gallery)]
+        if missing[0] != missing[1]:
+            part, other = (gallery, query) if missing[0] else (query, gallery)
+            text = f"{part.name} has {what}, {other.name} has none"
+            yield Finding("unlike_lists", Ref(part.name, 0, part.samples.source), text)
 
 
 def _identities(samples: Samples) -> dict[str, int]:
