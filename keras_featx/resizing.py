@@ -68,12 +68,12 @@ def _scaled(image: tf.Tensor, size: Size, preprocess: PreprocessSection) -> tf.T
     kind = preprocess.interpolation
     if preprocess.backend == "opencv":
         resized = opencv_resizing.resize(image, size, kind)
-    elif preprocess.antialias:
+    elif preprocess.antialias and kind not in _NO_OVERSHOOT:
         # Columns first, rounded and cut to 8 bits in between, as Pillow does.
         columns = tf.stack([tf.shape(image)[0], size[1]])
         resized = _pass(_pass(image, columns, kind, antialias=True), size, kind, antialias=True)
     else:
-        resized = _pass(image, size, kind, antialias=False)
+        resized = _pass(image, size, kind, preprocess.antialias)
     return tf.ensure_shape(resized, (*size, 3)) if isinstance(size, tuple) else resized
 
 

@@ -270,6 +270,14 @@ def test_an_animated_gif_gives_its_first_frame():
     np.testing.assert_array_equal(decoded(data), np.full((8, 9, 3), COLOURS[0]))
 
 
+def test_a_first_frame_of_a_gif_comes_without_its_canvas():
+    data = bytearray(encoded(Image.fromarray(noise(8, 9)).quantize(64), "GIF"))
+    expected = pillow(bytes(data))
+    data[6:8], data[8:10] = (19).to_bytes(2, "little"), (18).to_bytes(2, "little")
+    assert Image.open(io.BytesIO(data)).size == (19, 18)
+    np.testing.assert_array_equal(decoded(bytes(data)), expected)
+
+
 # BMP
 
 

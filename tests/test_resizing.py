@@ -235,7 +235,8 @@ def test_antialiasing_is_that_of_pillow(kind, sizes, binary):
     expected = np.array(columns.resize(image_size[::-1], PILLOW[kind]))
     ours = resized(image, image_size, interpolation=kind, antialias=True)
     error = difference(ours, expected)
-    assert error.max() <= 1 and error.mean() < 0.05
+    # Bilinear is one step in both directions, without rounding in between.
+    assert error.max() <= 1 and error.mean() < (0.25 if kind == "bilinear" else 0.01)
     assert difference(resized(image, image_size, interpolation=kind), expected).mean() > 5
 
 
