@@ -108,7 +108,9 @@ def test_heads_with_statistics_or_sub_centres_split_and_sample_too(head):
         net, history = trained(strategy, OPTIMIZERS["momentum"], **head, **arguments)
         np.testing.assert_allclose(history["loss"], expected["loss"], rtol=2e-6)
         for path, value in wanted.items():
-            np.testing.assert_allclose(state_of(net)[path], value, atol=5e-6, err_msg=path)
+            # Float32 rounding of all updates: of the array's own size, as velocities exceed 1.
+            atol = 1e-5 * max(np.abs(value).max(), 0.5)
+            np.testing.assert_allclose(state_of(net)[path], value, atol=atol, err_msg=path)
 
 
 def test_a_replica_holds_only_its_part_of_centres_and_optimizer_state():
@@ -289,7 +291,13 @@ def test_a_permuted_class_list_gives_the_same_logits_by_name(tmp_path, arguments
         found = weights.load_pretrained(str(tmp_path), other.extractor, other.head, None, names)
     assert found.all() and "24 matched, 0 added, 0 dropped" in caplog.text
     vectors = rng.normal(size=(5, SIZE)).astype("float32")
-    np.testing.assert_array_equal(other.head(vectors), one.head(vectors).numpy()[:, order])
+    centres = [distribute.read(net.head.centres) for net in (other, one)]
+    each = len(centres[0]) // CLASSES
+    rows = (order[:, None] * each + np.arange(each)).ravel()
+    np.testing.assert_array_equal(centres[0], centres[1][rows])
+    # How a processor sums a product can depend on the column's place: one step of float32.
+    expected = one.head(vectors).numpy()[:, order]
+    np.testing.assert_allclose(other.head(vectors), expected, rtol=1e-6, atol=2e-6)
 
 
 def test_a_grown_and_shrunk_class_list_keeps_what_it_knows(tmp_path, caplog):

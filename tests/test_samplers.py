@@ -131,7 +131,8 @@ def emoji():
     rows = (EMOJI_MINI / "train_list.txt").read_text().splitlines()[:10]
     paths, labels = zip(*(row.split() for row in rows), strict=True)
     # A label of its own for each image, to tell them apart.
-    return Samples("train", [str(EMOJI_MINI / p) for p in paths], np.arange(len(labels)), [])
+    rows = np.arange(1, len(labels) + 1)
+    return Samples("train", [str(EMOJI_MINI / p) for p in paths], np.arange(len(labels)), rows)
 
 
 def train_section(dataset=None, **more):
