@@ -263,3 +263,22 @@ def test_more_or_less_is_left_out_on_request(tmp_path, pictures):
     ):
         examine(lists, out, Options(cleaning=Cleaning(also, keep, force=True)))
         assert [row for row, _ in left_out(tmp_path / "list.left_out.csv")] == rows_out
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    """TensorFlow cannot open it; everything written stays readable."""
+    folder = tmp_path / "things" / "ant"
+    folder.mkdir(parents=True)
+    for i in range(2):
+        planted.picture(planted.IDENTITIES[i]).save(folder / f"{i}.png")
+    os.rename(folder / "1.png", os.fsencode(folder) + b"/caf\xe9.png")
+    planted.picture(planted.IDENTITIES[2]).save(folder / "2.png")
+    lists = of_paths({"train": str(tmp_path / "things")})
+    result = examine(lists, tmp_path / "out", Options(cleaning=Cleaning()))
+    assert result["counts"] == {"unreadable_files": 1}
+    told = findings(tmp_path / "out")["unreadable_files"][0]
+    assert told["what"] == "expected a name in UTF-8"
+    assert "caf\N{REPLACEMENT CHARACTER}.png" in (tmp_path / "out" / "doctor.html").read_text()
+    assert "caf\\udce9.png" in (tmp_path / "things.left_out.csv").read_text()
+    clean = (tmp_path / "things.clean.csv").read_text().splitlines()
+    assert clean == ["path,label", "ant/0.png,ant", "ant/2.png,ant"]

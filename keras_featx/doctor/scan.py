@@ -108,7 +108,10 @@ def _look_at(samples: Samples, place: int, limits: Limits, found: Scan) -> Itera
         _note_digest(found, place, str(pixels.shape).encode() + pixels.tobytes(), box)
         return told + _size_faults(found, place, box, limits)
     try:
+        samples.paths[place].encode()  # as TensorFlow will
         data = read(samples, place)
+    except UnicodeEncodeError:
+        return [("unreadable_files", "expected a name in UTF-8")]
     except OSError as error:
         return [("unreadable_files", str(error.strerror))]
     if not data:
