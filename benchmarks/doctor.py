@@ -1,4 +1,4 @@
-"""What the doctor finds of faults planted into `grocery`, and how fast lists and images are read.
+"""What the doctor finds of faults planted into `grocery`, and how fast it reads and compares.
 
 5 % of the training labels are drawn anew and faults of each kind are added to a copy of the list; a
 small model is trained on this noisy list itself (some minutes), or named by ``--model``.
@@ -7,9 +7,12 @@ small model is trained on this noisy list itself (some minutes), or named by ``-
 import argparse
 import io
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for count in args.rows:
             rows += _parsing(Path(folder), count)
+        rows += _reading(Path(args.data) / "grocery")
+        rows += [_comparing(100_000), _voting(50_000)]
         found, detail = _faults(Path(args.data) / "grocery", Path(folder), args.model)
     side_by_side.write_results(
         "doctor",
@@ -75,6 +80,60 @@ def _parsing(folder: Path, count: int) -> list[dict]:
         _row(f"a list of {count} rows: memory", "MiB", peak, "paths as text",
              count * 22 >> 20, 0),
     ]  # fmt: skip
+
+
+def _reading(data: Path) -> list[dict]:
+    """Images of 160 pixels examined in a second, beside images only decoded."""
+    import tensorflow as tf
+
+    from keras_featx import images
+    from keras_featx.data.lists import imagenet_list
+    from keras_featx.doctor.options import Limits
+    from keras_featx.doctor.scan import scan
+
+    samples = imagenet_list(image_root=str(data), cls_label_path=str(data / "train_list.txt"))
+    decode = tf.function(images.decode).get_concrete_function(tf.TensorSpec((), tf.string))
+    examined, decoded = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        scan(samples, Limits())
+        examined.append(len(samples) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda p: decode(tf.constant(Path(p).read_bytes())), samples.paths))
+        decoded.append(len(samples) / (time.perf_counter() - start))
+    ours, theirs = (round(statistics.median(x[1:]), 1) for x in (examined, decoded))
+    return [side_by_side.row("doctor: images examined", ours, "only decoded", theirs, 0.7)]
+
+
+def _comparing(count: int) -> dict:
+    """Pictures that are mixtures of few, so that many are alike somewhat and none nearly."""
+    from keras_featx.doctor.duplicates import candidates
+
+    rng = np.random.default_rng(SEED)
+    parts = rng.uniform(0, 255, (40, 4, 4, 3)).repeat(2, axis=1).repeat(2, axis=2)
+    weight = rng.dirichlet(np.ones(40) / 8, count).astype(np.float32)
+    pictures = (weight @ parts.reshape(40, -1).astype(np.float32)).reshape(count, 8, 8, 3)
+    pictures = np.clip(pictures + rng.normal(0, 20, pictures.shape), 0, 255).astype(np.uint8)
+    start = time.perf_counter()
+    pairs = sum(len(some) for some in candidates(pictures))
+    seconds = round(time.perf_counter() - start, 1)
+    what = f"doctor: {count} pictures compared, {pairs} pairs worth a close look"
+    return _row(what, "s", seconds, "bound", 60, 1)
+
+
+def _voting(count: int) -> dict:
+    """Embeddings of 256 numbers, 1,000 identities."""
+    from keras_featx.doctor.wrong_labels import vote
+
+    rng = np.random.default_rng(SEED)
+    labels = rng.integers(0, 1000, count)
+    embeddings = rng.normal(size=(1000, 256))[labels] + rng.normal(size=(count, 256))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    start = time.perf_counter()
+    vote(embeddings.astype(np.float32), labels, np.arange(count))
+    seconds = round(time.perf_counter() - start, 1)
+    return _row(f"doctor: {count} images vote on labels", "s", seconds, "bound", 300, 1)
 
 
 def _faults(data: Path, folder: Path, model: str | None) -> tuple[list[dict], dict]:

@@ -87,7 +87,9 @@ def test_sixteen_bits():
         (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"\n<!DOCTYPE html>\n<html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS pointer"),
-        (b"just text", ""),
+        (b"just text", "text"),
+        (b"BM, two letters of something\xff", ""),
+        (b"\0\1\2\3", ""),
         (b"", ""),
     ],
 )

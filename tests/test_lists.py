@@ -357,3 +357,64 @@ def test_no_images_are_refused(tmp_path):
     assert refusal(file_system.find_images, root / "no") == (
         f"{root / 'no'}: expected an image or a folder of images, found neither"
     )
+
+
+def test_rows_are_counted_through_a_long_list(root, write):
+    """Lists are read some hundred lines at a time; rows, columns and empty lines go on."""
+    lines = [f"a.jpg {i % 3}" for i in range(2000)]
+    lines[600] = ""
+    lines[1023] = "one"
+    lines[1024] = "a.jpg one"
+    lines[1536] = '"c d.jpg" 2'
+    problems = []
+    samples = imagenet(root, write("\r\n".join(lines)), problems=problems)
+    kept = [i for i in range(2000) if i not in (600, 1023, 1024)]
+    assert samples.rows.tolist() == [i + 1 for i in kept]
+    assert samples.labels.tolist() == [2 if i == 1536 else i % 3 for i in kept]
+    assert samples.paths[kept.index(1536)] == str(root / "c d.jpg")
+    assert sorted(p.row for p in problems) == [1024, 1025]
+
+
+@pytest.mark.parametrize(("first", "row"), [("a.jpg 0 7", "b.jpg 0"), ("a.jpg 0", "b.jpg 0 8")])
+def test_columns_stay_as_many_through_a_long_list(root, write, first, row):
+    width = len(first.split())
+    file = write("\n".join([first] * 700 + [row]))
+    assert refusal(veri_wild, root, file) == (
+        f"{file}:701: expected {width} columns as in the rows before"
+    )
+
+
+def test_a_byte_that_is_no_utf8_far_down(root, write):
+    file = write(b"a.jpg 0\n" * 3000 + b"\xff.jpg 0\n")
+    assert refusal(imagenet, root, file) == f"{file}: expected UTF-8 text: invalid start byte"
+
+
+@pytest.mark.parametrize("others", [0, 500])
+def test_missing_files_are_those_the_system_does_not_know(tmp_path, others, monkeypatch):
+    """Whether a folder is listed (many wanted), cut short (far more in it) or asked for each."""
+    monkeypatch.chdir(tmp_path)
+    for below, count in (("many", 20), ("few", 3), (".", 3)):
+        (tmp_path / below).mkdir(exist_ok=True)
+        for i in range(count):
+            (tmp_path / below / f"{i}.jpg").touch()
+        for i in range(others):
+            (tmp_path / below / f"other_{i}").touch()
+    (tmp_path / "many" / "folder.jpg").mkdir()
+    (tmp_path / "many" / "link.jpg").symlink_to(tmp_path / "few" / "0.jpg")
+    (tmp_path / "many" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    wanted = [f"{i}.jpg" for i in range(22)]
+    wanted += ["folder.jpg", "link.jpg", "broken.jpg", "", ".", ".."]
+    folders = ["many/", "many//", "few/", "", "./", "none/", f"{tmp_path}/"]
+    paths = [below + name for below in folders for name in wanted]
+    paths += ["many/0.jpg", "many/99.jpg", "few/../many/1.jpg", "nul\0/a.jpg", "nul\0.jpg"]
+    expected = [i for i, path in enumerate(paths) if not _is_file(path)]
+    assert file_system.missing(paths) == expected
+    assert 0 < len(expected) < len(paths)
+
+
+def _is_file(path):
+    try:
+        with open(path):
+            return True
+    except (OSError, ValueError):
+        return False

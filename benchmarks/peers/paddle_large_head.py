@@ -11,9 +11,8 @@ import side_by_side
 side_by_side.private_stdout()
 sys.path.insert(0, os.path.join(sysconfig.get_path("purelib"), "paddleclas"))
 
-from ppcls.arch.gears.arcmargin import ArcMargin  # noqa: E402
-
 import paddle  # noqa: E402
+from ppcls.arch.gears.arcmargin import ArcMargin  # noqa: E402
 
 
 def main(classes: str, rate: str, size: str, batch: str, *_: str) -> None:

@@ -13,9 +13,8 @@ import zlib  # noqa: F401
 sys.path.insert(0, os.path.join(sysconfig.get_path("purelib"), "paddleclas"))
 
 import numpy as np  # noqa: E402
-from ppcls.arch import RecModel  # noqa: E402
-
 import paddle  # noqa: E402
+from ppcls.arch import RecModel  # noqa: E402
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

@@ -13,9 +13,8 @@ os.environ["FLAGS_use_mkldnn"] = "1"
 # PaddleClas' own modules are imported as `ppcls`, which lies inside its package.
 sys.path.insert(0, os.path.join(sysconfig.get_path("purelib"), "paddleclas"))
 
-from ppcls.arch import RecModel  # noqa: E402
-
 import paddle  # noqa: E402
+from ppcls.arch import RecModel  # noqa: E402
 
 
 def main(scale: str, pixels: int, batch: int, threads: int) -> None:

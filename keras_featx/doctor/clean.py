@@ -48,7 +48,8 @@ def targets(parts: Iterable[tuple[str, dict[str, Any]]], force: bool) -> list[Ta
             source = dataset["image_root"].rstrip("/")
         if source is None or files.is_remote(source):
             raise ConfigError(
-                f"--write-clean: expected lists or folders on disk, got {dataset['name']} {source}"
+                "--write-clean: expected lists or folders on disk, got "
+                f"{source or dataset['name']} as {part}"
             )
         stem, extension = (source, ".csv")
         if "cls_label_path" in dataset:

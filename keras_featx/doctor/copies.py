@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_featx.data.samples import Samples
 from keras_featx.doctor import duplicates
 from keras_featx.doctor.alignment import SIDE
 from keras_featx.doctor.contents import Contents
@@ -109,7 +110,7 @@ def _within(part: Part, members: list[_Member]) -> Iterator[Finding]:
         first = part.ref(members[0].place)
         for member in members[1:]:
             image = part.ref(member.place)
-            same = "file" if image.path == first.path else "bytes"
+            same = "file" if _same_file(part.samples, members[0].place, member.place) else "bytes"
             what = f"the same {same} as {where(first, image)}"
             yield Finding("duplicates", image, what, (first,))
         return
@@ -120,6 +121,12 @@ def _within(part: Part, members: list[_Member]) -> Iterator[Finding]:
         labels = sorted({part.ref(m.place).label for m in others})
         what = f"label {image.label!r}, but {_list(labels)} in {where(refs[0], image)}"
         yield Finding("conflicting_duplicates", image, what + _more(others, refs), refs)
+
+
+def _same_file(samples: Samples, one: int, other: int) -> bool:
+    spans = samples.spans
+    same = samples.paths[one] == samples.paths[other]
+    return same and (spans is None or spans[one].tolist() == spans[other].tolist())
 
 
 def _nearly_within(part: Part, members: list[_Member], alike: Alike) -> Iterator[Finding]:

@@ -24,8 +24,9 @@ def label_findings(part: Part, class_num: int | None) -> list[Finding]:
         [label_name(part.samples, int(numbers[i])), int(images[i])]
         for i in np.argsort(-images, kind="stable")[:10]
     ]
-    found = list(_gaps(part, numbers)) if part.samples.names is None else []
-    if part.name == "train":
+    found: list[Finding] = []
+    if part.name == "train":  # query and gallery may use some of the labels of a larger set
+        found += _gaps(part, numbers) if part.samples.names is None else []
         for place in np.sort(first[images == 1]).tolist():
             image = part.ref(place)
             what = f"the only image of {image.label!r}"

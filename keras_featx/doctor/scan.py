@@ -108,7 +108,10 @@ def _look_at(samples: Samples, place: int, limits: Limits, found: Scan) -> Itera
         _note_digest(found, place, str(pixels.shape).encode() + pixels.tobytes(), box)
         return told + _size_faults(found, place, box, limits)
     try:
+        samples.paths[place].encode()  # as TensorFlow will
         data = read(samples, place)
+    except UnicodeEncodeError:
+        return [("unreadable_files", "expected a name in UTF-8")]
     except OSError as error:
         return [("unreadable_files", str(error.strerror))]
     if not data:
@@ -118,16 +121,15 @@ def _look_at(samples: Samples, place: int, limits: Limits, found: Scan) -> Itera
     found.bytes[place] = len(data)
     found.formats[place] = header.format
     found.sizes[place] = header.height, header.width
-    told = _header_faults(samples, place, header)
     pixels = header.width * header.height
     if pixels > _MOST_PIXELS:
         claim = f"says it is {header.width} x {header.height} pixels, too large to be decoded"
-        return [*told, ("undecodable", claim)]
+        return [("undecodable", claim)]
     with _ONE_LARGE_AT_A_TIME if pixels > limits.large * 1e6 else contextlib.nullcontext():
         bad = _decode(samples, place, data, box, found, _looker(CELLS))
     if bad and bad[0][0] == "undecodable":
-        return told + [_undecodable(bad[0][1], header)]
-    return told + bad + _size_faults(found, place, box, limits)
+        return [_undecodable(bad[0][1], header)]
+    return _header_faults(samples, place, header) + bad + _size_faults(found, place, box, limits)
 
 
 def _decode(samples, place, image, box, found: Scan, look: Callable) -> list[tuple[str, str]]:

@@ -114,7 +114,8 @@ def _findings(votes: Votes, voters: list[tuple[Part, int]], names: list[str]) ->
 def vote(embeddings: np.ndarray, labels: np.ndarray, copies: np.ndarray) -> Votes:
     """Let all images vote on each other.
 
-    All pairs are compared: a minute for 50,000 images on two cores, and four for twice as many.
+    All pairs are compared: under a minute for 50,000 images on two cores, four times that for
+    twice as many.
 
     Args:
         embeddings: ``(images, size)``, unit norm.
