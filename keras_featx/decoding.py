@@ -20,16 +20,16 @@ Target = Callable[[tf.Tensor], tf.Tensor]
 Background = tuple[float, float, float]
 
 _FULL = b"\xff"
-# The first bytes of a file as (values, bits that matter); the first match counts.
-_COMMON = (
+# The first bytes of a file as (values, bits that matter).
+_PLAIN_JPEG = (
     # Of a JPEG, an Exif segment lies in front of the tables (markers C0 to DF): here these come at
     # once, or after the usual 16 bytes of JFIF.
     (b"\xff\xd8\xff\xc0", b"\xff\xff\xff\xe0"),
     (b"\xff\xd8\xff\xe0\0\x10" + b"\0" * 14 + b"\xff\xc0", _FULL * 6 + b"\0" * 14 + b"\xff\xe0"),
-    (b"\x89PNG\r\n\x1a\n", _FULL * 8),
-    (b"", b""),
 )
-_UNCOMMON = (
+# The first match counts.
+_OTHERS = (
+    (b"\x89PNG\r\n\x1a\n", _FULL * 8),
     (b"\xff\xd8\xff", _FULL * 3),
     (b"RIFF\0\0\0\0WEBP", _FULL * 4 + b"\0" * 4 + _FULL * 4),
     (b"BM", _FULL * 2),
@@ -53,26 +53,26 @@ def any_format(
         background: See :class:`keras_featx.sections.PreprocessSection`.
     """
     head = tf.io.decode_raw(data, tf.uint8, fixed_length=22)
-    first = tf.argmax(chunks.matches(head, _COMMON), output_type=tf.int32)
-    branches = [
+    return tf.cond(
+        tf.reduce_any(chunks.matches(head, _PLAIN_JPEG)),
         lambda: jpeg(data, window, target),
-        lambda: _finished(*_png(data, background), window, background),
-        lambda: _apart(lambda: _uncommon(data, head, window, target, background)),
-    ]
-    return tf.switch_case(tf.maximum(first - 1, 0), branches)
+        # Apart, so that the most common files pay little for all others.
+        lambda: _apart(lambda: _other_format(data, head, window, target, background)),
+    )
 
 
 def _apart(function: Callable[[], tf.Tensor]) -> tf.Tensor:
     return function() if tf.executing_eagerly() else chunks.apart()(function)()
 
 
-def _uncommon(data, head, window, target, background) -> tf.Tensor:
-    first = tf.argmax(chunks.matches(head, _UNCOMMON), output_type=tf.int32)
+def _other_format(data, head, window, target, background) -> tf.Tensor:
+    first = tf.argmax(chunks.matches(head, _OTHERS), output_type=tf.int32)
 
     def finished(image: tf.Tensor, orientation: tf.Tensor | None = None) -> tf.Tensor:
         return _finished(image, orientation, window, background)
 
     branches = [
+        lambda: finished(*_png(data, background)),
         lambda: jpeg(data, window, target, exif.jpeg_orientation(data)),
         lambda: finished(_webp(data), exif.webp_orientation(data)),
         lambda: finished(bmp.decode(data)),
@@ -136,8 +136,9 @@ def jpeg(
 
 def _jpeg_part(data: tf.Tensor, size: tf.Tensor, part: tf.Tensor, ratio: int = 1) -> tf.Tensor:
     top, left, height, width = tf.unstack(part)
-    # One column more on each side: chroma is interpolated from its neighbours.
-    first = tf.maximum(left - 1, 0)
+    # One column more on each side: chroma is interpolated from its neighbours. On the left from
+    # where a block begins, as the decoder starts there in any case and would copy what it made.
+    first = tf.bitwise.bitwise_and(tf.maximum(left - 1, 0), -16)
     last = tf.minimum(left + width + 1, size[1])
     part = tf.stack([top, first, height, last - first])
     image = tf.io.decode_and_crop_jpeg(data, part, channels=3, ratio=ratio, dct_method=_DCT)

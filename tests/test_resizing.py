@@ -6,7 +6,7 @@ import tensorflow as tf
 from pictures import difference, noise, resized, smooth
 from PIL import Image
 
-from keras_featx import images, models
+from keras_featx import images, models, resizing
 from keras_featx.errors import ConfigError
 from keras_featx.sections import PreprocessSection
 
@@ -86,6 +86,15 @@ def test_resizing_rounds_the_exact_value_to_nearest(sizes, interpolation, slack)
     ours = resized(image, image_size, interpolation=interpolation)
     exact = np.clip(resize_of(interpolation, image, image_size), 0, 255)
     assert difference(ours, exact).max() <= 0.5 + slack
+
+
+@pytest.mark.parametrize("source", [(1, 1), (5, 300), (97, 113), (64, 80), (251, 333)])
+def test_bilinear_from_floats_and_from_bytes_is_the_same(monkeypatch, source):
+    image = noise(*source)
+    monkeypatch.setattr(resizing, "_FEW", 0)
+    from_bytes = resized(image, (64, 56))
+    monkeypatch.setattr(resizing, "_FEW", 10**6)
+    np.testing.assert_array_equal(resized(image, (64, 56)), from_bytes)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

@@ -11,7 +11,7 @@ MAX_OPS = 64
 
 def op_seed(seed: tf.Tensor, number: int) -> tf.Tensor:
     """The seed of the ``number``-th operation (0 is the window) on one sample."""
-    return tf.stack([seed[0], seed[1] * MAX_OPS + number])
+    return seed * tf.constant([1, MAX_OPS], tf.int64) + tf.constant([0, number], tf.int64)
 
 
 def other_seed(seed: tf.Tensor) -> tf.Tensor:

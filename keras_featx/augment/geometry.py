@@ -60,7 +60,7 @@ def random_resized_crop(
 
 
 def _reference_part(size: tf.Tensor, seed: tf.Tensor, scale, ratio) -> tuple[tf.Tensor, tf.Tensor]:
-    draw = tf.random.stateless_uniform([4], seed)
+    draw = tf.unstack(tf.random.stateless_uniform([4], seed))
     height, width = tf.unstack(tf.cast(size, tf.float32))
     aspect = between(draw[0], *ratio)
     # The largest share of the area that a window of this aspect can have.
@@ -69,7 +69,7 @@ def _reference_part(size: tf.Tensor, seed: tf.Tensor, scale, ratio) -> tuple[tf.
     side = tf.sqrt(share * height * width)
     part = tf.stack([side / tf.sqrt(aspect), side * tf.sqrt(aspect)])
     part = tf.minimum(tf.maximum(tf.cast(part, tf.int32), 1), size)
-    return part, tf.cast(draw[2:] * tf.cast(size - part + 1, tf.float32), tf.int32)
+    return part, tf.cast(tf.stack(draw[2:]) * tf.cast(size - part + 1, tf.float32), tf.int32)
 
 
 def _standard_part(size: tf.Tensor, seed: tf.Tensor, scale, ratio) -> tuple[tf.Tensor, tf.Tensor]:
