@@ -253,7 +253,7 @@ FROZEN = [  # parts, and which of the extractor's and head's weights they hold
 ]
 
 
-@pytest.mark.parametrize(("trees", "held"), FROZEN, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("trees", "held"), FROZEN, ids=[str(trees)[:40] for trees, _ in FROZEN])
 def test_frozen_weights_and_statistics_stay_bit_for_bit(trees, held):
     chosen = parts(*trees)
     extractor, head = small_extractor(), ArcMargin(class_num=5, name="head")
