@@ -8,10 +8,13 @@ the very batches of our ArcMargin run: same pictures, same augmentation, same or
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import side_by_side
@@ -19,6 +22,7 @@ import side_by_side
 sys.path.insert(0, str(side_by_side.HERE.parent))
 
 import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 from keras_featx import components, train  # noqa: E402
 from keras_featx.config import load_config  # noqa: E402
@@ -28,6 +32,7 @@ from keras_featx.evaluation import load_eval_samples, measure  # noqa: E402
 
 CONFIG = side_by_side.HERE / "recipes.yaml"
 PEER = side_by_side.HERE / "peers" / "paddle_recipe.py"
+PEER_RECIPE = "PaddleClas ArcMargin"
 SETS = ("grocery", "emoji")
 RECIPES = {
     "softmax": ["Arch.Head={name: Cosine, scale: 16}"],
@@ -44,28 +49,49 @@ def main() -> None:
     parser.add_argument("--paddle-python", metavar="PYTHON")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="runs at a time, which share the cores; default: 2"
+    )
     args = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
     rows, detail = [], {}
-    for name in args.sets:
-        folder = Path(args.data) / name
-        scores = {
-            recipe: [_ours(folder, recipe, seed) for seed in args.seeds] for recipe in RECIPES
-        }
-        if args.paddle_python:
-            scores["PaddleClas ArcMargin"] = [
-                _paddle(folder, seed, args.paddle_python) for seed in args.seeds
-            ]
-            rows.append(_row(name, scores["ArcMargin"], scores["PaddleClas ArcMargin"]))
-        detail[name] = {recipe: _summary(found) for recipe, found in scores.items()}
-        side_by_side.note(f"{name}: {json.dumps(detail[name], indent=1)}")
-        side_by_side.write_results(  # after each set: the next takes an hour
-            "recipes",
-            "python benchmarks/recipes.py --data DATA --paddle-python PADDLE_PYTHON "
-            f"--seeds {' '.join(map(str, args.seeds))} --sets {' '.join(detail)}",
-            rows,
-            detail=detail,
-        )
+    pool = ProcessPoolExecutor(
+        args.jobs,
+        multiprocessing.get_context("spawn"),
+        _set_threads,
+        (max(1, (os.cpu_count() or 1) // args.jobs),),
+        max_tasks_per_child=1,
+    )
+    with pool:
+        for name in args.sets:
+            scores = _scores(pool, Path(args.data) / name, args.seeds, args.paddle_python)
+            if PEER_RECIPE in scores:
+                rows.append(_row(name, scores["ArcMargin"], scores[PEER_RECIPE]))
+            detail[name] = {recipe: _summary(found) for recipe, found in scores.items()}
+            side_by_side.note(f"{name}: {json.dumps(detail[name], indent=1)}")
+            side_by_side.write_results(  # after each set: the next takes half an hour
+                "recipes",
+                "python benchmarks/recipes.py --data DATA --paddle-python PADDLE_PYTHON "
+                f"--seeds {' '.join(map(str, args.seeds))} --sets {' '.join(detail)}",
+                rows,
+                detail=detail,
+            )
+
+
+def _set_threads(count: int) -> None:
+    logging.basicConfig(level=logging.ERROR)
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(count)  # of the peer
+
+
+def _scores(pool, folder: Path, seeds: list[int], python: str | None) -> dict[str, list[float]]:
+    """Recall@1 of each recipe, one of each seed; the seeds of a recipe at once."""
+    found = {
+        recipe: [pool.submit(_ours, folder, recipe, seed) for seed in seeds] for recipe in RECIPES
+    }
+    if python:
+        found[PEER_RECIPE] = [pool.submit(_paddle, folder, seed, python) for seed in seeds]
+    return {recipe: [run.result() for run in runs] for recipe, runs in found.items()}
 
 
 def _config(folder: Path, seed: int, *overrides: str):

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 from tqdm import tqdm
 
-from keras_featx import weights
+from keras_featx.data import outputs
 from keras_featx.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -149,4 +149,4 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
-    weights.write_bytes(path, text.getvalue().encode())
+    outputs.write_bytes(path, text.getvalue().encode())

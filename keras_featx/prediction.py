@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_featx import weights
+from keras_featx.data import outputs
 from keras_featx.data.files import find_images
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import embed
@@ -83,13 +83,13 @@ def predict_to_file(
     if output.suffix == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, paths=np.array(paths), features=features)
-        weights.write_bytes(output, buffer.getbuffer())
+        outputs.write_bytes(output, buffer.getbuffer())
     else:
         lines = [
             json.dumps({"path": path, "feature": [float(f"{x:.9g}") for x in feature]})
             for path, feature in zip(paths, features.tolist(), strict=True)
         ]
-        weights.write_bytes(output, ("\n".join(lines) + "\n").encode())
+        outputs.write_bytes(output, ("\n".join(lines) + "\n").encode())
     return {
         "output": str(output),
         "images": len(paths),

@@ -13,12 +13,12 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from keras_featx.data import faults, pipeline
+from keras_featx.data.outputs import write_bytes
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 from keras_featx.sections import Config
 from keras_featx.training_data import load_training_samples
-from keras_featx.weights import write_bytes
 
 # From a row of the list and a number (for most samplers, of the pass) to the image training sees.
 Sample = Callable[[int, int], np.ndarray]

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_featx import images, models, weights
 from keras_featx.config import load_config
-from keras_featx.data import pipeline
+from keras_featx.data import outputs, pipeline
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.evaluation import embed, load_eval_samples, measure
 from keras_featx.exporters import export
@@ -90,7 +90,7 @@ def quickstart(
         "output_dir": str(run),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    weights.write_bytes(run / "quickstart.json", json.dumps(summary, indent=1).encode())
+    outputs.write_bytes(run / "quickstart.json", json.dumps(summary, indent=1).encode())
     return summary, report
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_featx import callbacks, checkpoints, components, distribute, models, weights
 from keras_featx.averaging import averaged
 from keras_featx.config import dump_config
-from keras_featx.data import faults, pipeline
+from keras_featx.data import faults, outputs, pipeline
 from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import embed, evaluate_samples
@@ -294,7 +294,7 @@ def _run_folder(config: Config) -> Path:
         log.warning("%s holds an earlier run; its files are being replaced", run)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        weights.write_bytes(run / "config.yaml", dump_config(config).encode())
+        outputs.write_bytes(run / "config.yaml", dump_config(config).encode())
     except OSError as error:
         raise ConfigError(
             f"Global.output_dir: expected a folder that can be written, got {str(run)!r}: "

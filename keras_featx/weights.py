@@ -22,6 +22,7 @@ import numpy as np
 
 from keras_featx import distribute
 from keras_featx.config import load_config
+from keras_featx.data import outputs
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.sections import ArchSection, Config
 
@@ -221,7 +222,7 @@ def save_variables(
     """Write named variables, a JSON-able state and the config as a weights folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / CONFIG, config_yaml.encode())
+    outputs.write_bytes(folder / CONFIG, config_yaml.encode())
     arrays = {k: distribute.read(v) for k, v in variables.items()}
     if class_names is not None:
         arrays[CLASS_NAMES] = encode_names(class_names)
@@ -232,7 +233,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[st
     """Write named arrays and a JSON-able state as one ``.npz``."""
     buffer = io.BytesIO()
     np.savez(buffer, **{"__state__": np.array(json.dumps(state))}, **arrays)
-    write_bytes(path, buffer.getbuffer())
+    outputs.write_bytes(path, buffer.getbuffer())
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -248,16 +249,3 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path}: expected an intact .npz of plain arrays: {str(error).splitlines()[0]}"
         ) from None
     return arrays, state
-
-
-def write_bytes(path: Path, data) -> None:
-    """Write beside, then rename: the file is the old one or the new one, never half."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

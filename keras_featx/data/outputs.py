@@ -53,7 +53,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def write_bytes(path: str, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write a file whole."""
-    with replacing(path) as file:
+    with replacing(os.fspath(path)) as file:
         file.write(data)

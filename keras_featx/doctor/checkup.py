@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_featx.data.outputs import write_bytes
 from keras_featx.data.samples import Problem, Samples, load_samples
 from keras_featx.doctor import clean, copies, labels, words, wrong_labels
 from keras_featx.doctor.contents import read_parts
@@ -25,7 +26,6 @@ from keras_featx.doctor.thumbnails import thumbnails
 from keras_featx.errors import ConfigError
 from keras_featx.report.doctor_page import page
 from keras_featx.sections import Component
-from keras_featx.weights import write_bytes
 
 log = logging.getLogger(__name__)
 

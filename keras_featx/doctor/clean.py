@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_featx.data import files
+from keras_featx.data.outputs import write_bytes
 from keras_featx.doctor.findings import Finding, Part
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.weights import write_bytes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.image
 from matplotlib.figure import Figure
 
-from keras_featx.weights import write_bytes
+from keras_featx.data.outputs import write_bytes
 
 RIGHT, WRONG, INK = "#1a7f37", "#cf222e", "#24292f"
 
