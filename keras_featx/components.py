@@ -78,6 +78,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "RandomResizedCrop": "keras_featx.augment.geometry:random_resized_crop",
         "RandomFlip": "keras_featx.augment.geometry:random_flip",
         "RandomAffine": "keras_featx.augment.geometry:random_affine",
+        "RandomElastic": "keras_featx.augment.geometry:random_elastic",
         "RandomRotation": "keras_featx.augment.geometry:random_rotation",
         "PadAndCrop": "keras_featx.augment.geometry:pad_and_crop",
         "ColorJitter": "keras_featx.augment.colour:color_jitter",

@@ -420,11 +420,12 @@ def test_values_are_cut_and_rounded_at_the_end():
     "function",
     [
         augment.random_affine(rotation=20.0, zoom=(0.8, 1.2), aspect=0.1, shear=0.1, shift=0.1),
+        augment.random_elastic(),
         augment.color_jitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=9.0, gamma=0.1),
         augment.random_sharpness(probability=1.0),
         augment.random_erasing(probability=1.0),
     ],
-    ids=["affine", "jitter", "sharpness", "erasing"],
+    ids=["affine", "elastic", "jitter", "sharpness", "erasing"],
 )
 def test_the_same_seed_gives_the_same_image(function):
     image = noise(16, 16)

@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from scipy.stats import ks_2samp
+from scipy.ndimage import map_coordinates
+from scipy.stats import ks_2samp, kstest
 from test_augment import DRAWS, PATH, applied, draw_windows, drawer, noise, seeds, spread
 
 from keras_featx import augment
@@ -160,6 +161,58 @@ def test_rotation_is_pillows_within_the_image():
         assert (one[0, 0] == 200).all() or abs(angle) < 5
 
 
+def upsampled(nodes, width, height):
+    """Pillow's bicubic, ``(nodes, nodes, 2)`` to ``(height, width, 2)``."""
+    planes = [PIL.Image.fromarray(plane) for plane in np.moveaxis(nodes, -1, 0).astype("float32")]
+    larger = [plane.resize((width, height), PIL.Image.Resampling.BICUBIC) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in larger], -1)
+
+
+@pytest.mark.parametrize("grid", [2, 5])
+def test_bending_is_a_bicubic_field_of_normal_nodes_and_bilinear_pixels(grid):
+    width, height, amount, number = 64, 48, 0.05, 60
+    picture = np.random.default_rng(0).uniform(0, 255, (height, width, 3)).astype("float32")
+    y, x = np.mgrid[:height, :width].astype("float32")
+    ramps = np.stack([y, x, np.ones_like(x)], axis=2)
+    bend = augment.random_elastic(amount=amount, grid=grid, fill=200.0)
+    ours = applied(bend, picture, number)
+    places = applied(bend, ramps, number)
+    unit = np.eye(grid * grid).reshape(-1, grid, grid, 1).repeat(2, -1)
+    basis = np.stack([upsampled(one, width, height) for one in unit])
+    nodes = []
+    for one, at in zip(ours, places, strict=True):
+        inside = np.abs(at[..., 2] - 1) < 1e-4
+        moves = np.stack([at[..., 0] - y, at[..., 1] - x], -1)[inside]
+        found = [
+            np.linalg.lstsq(basis[:, inside, axis].T, moves[:, axis].astype("float64"))[0]
+            for axis in (0, 1)
+        ]
+        field = np.einsum("nhwa,an->hwa", basis, np.stack(found))
+        # TensorFlow takes bicubic weights from a table of 1,024 steps.
+        np.testing.assert_allclose(field[inside], moves, atol=0.01)
+        # Where the ramps say exactly from where a pixel comes, and at the edge and outside, where
+        # the field says it to 0.01 of a pixel; neighbours differ by up to 255 on both axes.
+        for (rows, columns), where, slack in (
+            (np.moveaxis(at[..., :2], -1, 0), inside, 0.02),
+            (np.stack([y, x]) + np.moveaxis(field, -1, 0), np.ones_like(inside), 5.1),
+        ):
+            for ours_plane, plane in zip(*np.moveaxis([one, picture], -1, 1), strict=True):
+                expected = map_coordinates(
+                    plane, [rows, columns], order=1, mode="grid-constant", cval=200.0
+                )
+                np.testing.assert_allclose(ours_plane[where], expected[where], atol=slack)
+        nodes.append(np.stack(found) / amount / np.array([[height], [width]]))
+    assert kstest(np.ravel(nodes), "norm").pvalue > 1e-6
+
+
+def test_bending_has_its_probability():
+    picture = noise(12, 12)
+    ours = applied(augment.random_elastic(probability=0.3), picture, 800)
+    bent = (ours != picture).any(axis=(1, 2, 3))
+    assert bent.mean() == pytest.approx(0.3, abs=5 * (0.21 / 800) ** 0.5)
+    np.testing.assert_array_equal(applied(augment.random_elastic(amount=0), picture, 1)[0], picture)
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_padded_crop_is_any_shift_as_often(mode, dtype):
@@ -226,6 +279,10 @@ def test_no_padding_changes_nothing():
         ("RandomRotation", {"degrees": -1.0}, "degrees: expected in [0, 180], got -1.0"),
         ("RandomRotation", {"degrees": 181.0}, "degrees: expected in [0, 180], got 181.0"),
         ("RandomRotation", {"fill": 256.0}, "fill: expected in [0, 255], got 256.0"),
+        ("RandomElastic", {"probability": 2.0}, "probability: expected in [0, 1], got 2.0"),
+        ("RandomElastic", {"amount": -0.1}, "amount: expected in [0, 1], got -0.1"),
+        ("RandomElastic", {"grid": 1}, "grid: expected in [2, 64], got 1"),
+        ("RandomElastic", {"fill": -1}, "fill: expected in [0, 255], got -1"),
         ("PadAndCrop", {"pixels": -1}, "pixels: expected at least 0, got -1"),
         ("PadAndCrop", {"fill": -1}, "fill: expected in [0, 255], got -1"),
         (

@@ -16,6 +16,7 @@ from keras_featx.augment.erasing import random_erasing
 from keras_featx.augment.geometry import (
     pad_and_crop,
     random_affine,
+    random_elastic,
     random_flip,
     random_resized_crop,
     random_rotation,
@@ -39,6 +40,7 @@ __all__ = [
     "pad_and_crop",
     "rand_augment",
     "random_affine",
+    "random_elastic",
     "random_erasing",
     "random_flip",
     "random_grayscale",
