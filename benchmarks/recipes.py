@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import side_by_side
@@ -52,6 +52,11 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=2, help="runs at a time, which share the cores; default: 2"
     )
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        help="file of the runs that are done, a line each: they are not run again",
+    )
     args = parser.parse_args()
     rows, detail = [], {}
     pool = ProcessPoolExecutor(
@@ -63,7 +68,7 @@ def main() -> None:
     )
     with pool:
         for name in args.sets:
-            scores = _scores(pool, Path(args.data) / name, args.seeds, args.paddle_python)
+            scores = _scores(pool, Path(args.data) / name, args)
             if PEER_RECIPE in scores:
                 rows.append(_row(name, scores["ArcMargin"], scores[PEER_RECIPE]))
             detail[name] = {recipe: _summary(found) for recipe, found in scores.items()}
@@ -84,14 +89,34 @@ def _set_threads(count: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(count)  # of the peer
 
 
-def _scores(pool, folder: Path, seeds: list[int], python: str | None) -> dict[str, list[float]]:
-    """Recall@1 of each recipe, one of each seed; the seeds of a recipe at once."""
-    found = {
-        recipe: [pool.submit(_ours, folder, recipe, seed) for seed in seeds] for recipe in RECIPES
+def _scores(pool, folder: Path, args) -> dict[str, list[float]]:
+    """Recall@1 of each recipe, one of each seed."""
+    names = [*RECIPES, *([PEER_RECIPE] if args.paddle_python else [])]
+    done = _done(args.scores)
+    runs = {
+        pool.submit(_run, folder, name, seed, args.paddle_python): (folder.name, name, seed)
+        for name in names
+        for seed in args.seeds
+        if (folder.name, name, seed) not in done
     }
-    if python:
-        found[PEER_RECIPE] = [pool.submit(_paddle, folder, seed, python) for seed in seeds]
-    return {recipe: [run.result() for run in runs] for recipe, runs in found.items()}
+    for run in as_completed(runs):
+        done[runs[run]] = run.result()
+        side_by_side.note(f"  {', '.join(map(str, runs[run]))}: {run.result():.4f}")
+        if args.scores:
+            with args.scores.open("a") as file:
+                file.write(json.dumps([*runs[run], run.result()]) + "\n")
+    return {name: [done[folder.name, name, seed] for seed in args.seeds] for name in names}
+
+
+def _done(path: Path | None) -> dict[tuple[str, str, int], float]:
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    return {tuple(run): score for *run, score in map(json.loads, lines)}
+
+
+def _run(folder: Path, recipe: str, seed: int, python: str | None) -> float:
+    if recipe == PEER_RECIPE:
+        return _paddle(folder, seed, python)
+    return _ours(folder, recipe, seed)
 
 
 def _config(folder: Path, seed: int, *overrides: str):
@@ -110,9 +135,7 @@ def _config(folder: Path, seed: int, *overrides: str):
 def _ours(folder: Path, recipe: str, seed: int) -> float:
     with tempfile.TemporaryDirectory() as run:
         config = _config(folder, seed, f"output_dir={run}", *RECIPES[recipe])
-        score = train(config)["recall@1"]
-    side_by_side.note(f"  {folder.name}, {recipe}, seed {seed}: {score:.4f}")
-    return score
+        return train(config)["recall@1"]
 
 
 def _paddle(folder: Path, seed: int, python: str) -> float:
@@ -130,9 +153,7 @@ def _paddle(folder: Path, seed: int, python: str) -> float:
         subprocess.run(arguments, check=True, stdout=sys.stderr)
         found = [np.load(f"{work}/{name}_embedding.npy") for name in ("query", "gallery")]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in found]
-    score = measure(config.Metric.Eval, query, gallery, *unit)["recall@1"]
-    side_by_side.note(f"  {folder.name}, PaddleClas, seed {seed}: {score:.4f}")
-    return score
+    return measure(config.Metric.Eval, query, gallery, *unit)["recall@1"]
 
 
 def _write_batches(work: Path, config, samples) -> None:

@@ -51,7 +51,8 @@ def main(folder: str, seed: int, classes: int) -> None:
     )
     # The reference has no neck of both; without batch normalisation so short a run learns little.
     model.neck = paddle.nn.Sequential(model.neck, paddle.nn.BatchNorm1D(128))
-    rate = paddle.optimizer.lr.LambdaDecay(1.0, lambda step: float(read["rates"][step]))
+    table = [*read["rates"].tolist(), 0.0]  # it looks one step ahead
+    rate = paddle.optimizer.lr.LambdaDecay(1.0, lambda step: table[step])
     optimizer = paddle.optimizer.AdamW(rate, parameters=model.parameters(), weight_decay=0.05)
     model.train()
     for images, labels in zip(read["images"], read["labels"], strict=True):
