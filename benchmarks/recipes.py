@@ -130,7 +130,7 @@ def _paddle(folder: Path, seed: int, python: str) -> float:
         subprocess.run(arguments, check=True, stdout=sys.stderr)
         found = [np.load(f"{work}/{name}_embedding.npy") for name in ("query", "gallery")]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in found]
-    score = measure(config.Metric.Eval, query, gallery, *unit)["recall@1"]
+    score = measure(config.Metric, query, gallery, *unit)["recall@1"]
     side_by_side.note(f"  {folder.name}, PaddleClas, seed {seed}: {score:.4f}")
     return score
 

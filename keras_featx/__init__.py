@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load_model,
     )
     from keras_featx.prediction import predict
+    from keras_featx.retrieval import retrieval_metrics
     from keras_featx.training import train
 
 _LAZY = {
@@ -32,6 +33,7 @@ _LAZY = {
     "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",
     "predict": "keras_featx.prediction",
+    "retrieval_metrics": "keras_featx.retrieval",
     "train": "keras_featx.training",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "load_config",
     "load_model",
     "predict",
+    "retrieval_metrics",
     "train",
 ]
 

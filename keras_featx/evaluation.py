@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -13,17 +13,21 @@ from keras_featx import components
 from keras_featx.data import faults, memory, pipeline
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.metrics import Labelled, retrieval_metrics
+from keras_featx.matches import Labelled
 from keras_featx.models import build_model
 from keras_featx.progress import progress
+from keras_featx.ranking import improved
+from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import (
     ArchSection,
     Component,
     Config,
     EvalListSection,
     EvalSection,
+    MetricSection,
     PreprocessSection,
 )
+from keras_featx.verification import PAIR_METRICS
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ _GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
 
 def evaluate(
     config: Config, model: keras.Model | None = None, query: Any = None, gallery: Any = None
-) -> dict[str, float | int]:
+) -> RetrievalResult:
     """Embed query and gallery and measure retrieval.
 
     Args:
@@ -46,7 +50,8 @@ def evaluate(
     Returns:
         ``{"recall@1": ..., "recall@5": ..., "map": ..., "queries": ..., "queries_without_match":
         ..., "gallery": ...}``; fractions, and counts of images. With ``bad_images: skip``,
-        also how many of a list were left out:  ``query_skipped`` or ``gallery_skipped``.
+        also how many of a list were left out:  ``query_skipped`` or ``gallery_skipped``. It prints
+        as a table with intervals, see :class:`keras_featx.results.RetrievalResult`.
 
     Raises:
         ConfigError: On bad lists, or when an image is in query and gallery without an id.
@@ -70,7 +75,7 @@ def evaluate(
 
 def evaluate_samples(
     config: Config, model: keras.Model, query: Samples, gallery: Samples
-) -> dict[str, float | int]:
+) -> RetrievalResult:
     """:func:`evaluate` on lists that are loaded already."""
     section = config.DataLoader.Eval or _GIVEN
     parts, embeddings, skipped = [], [], {}
@@ -85,26 +90,34 @@ def evaluate_samples(
             found = embed(*common)
         parts.append(samples)
         embeddings.append(found)
-    return measure(config.Metric.Eval, *parts, *embeddings) | skipped
+    return measure(config.Metric, *parts, *embeddings, more=skipped)
 
 
 def measure(
-    metrics: Sequence[Component],
+    section: MetricSection,
     query: Samples,
     gallery: Samples,
     query_embeddings: np.ndarray,
     gallery_embeddings: np.ndarray,
-) -> dict[str, float | int]:
+    more: dict[str, Any] | None = None,
+) -> RetrievalResult:
     """The configured metrics of embeddings, whatever they come from."""
-    functions = [
-        functools.partial(components.builder("metric", metric.name), **metric.args)
-        for metric in metrics
-    ]
+    functions, pair_functions = [], []
+    for metric in section.Eval:
+        function = components.builder("metric", metric.name)
+        chosen = pair_functions if function in PAIR_METRICS else functions
+        chosen.append(functools.partial(function, **metric.args))
     query_labels, gallery_labels = _shared_labels(query, gallery)
-    return retrieval_metrics(
+    query_embeddings, gallery_embeddings, distances = improved(
+        section.Ranking, query_embeddings, gallery_embeddings
+    )
+    return score(
         Labelled(query_embeddings, query_labels, query.ids, query.cameras),
         Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
         functions,
+        pair_functions=pair_functions,
+        distances=distances,
+        more=more,
     )
 
 

@@ -72,7 +72,7 @@ def quickstart(
     )
     extractor = models.build_model(tuned)
     embeddings = [embed(extractor, s, config.Arch.Preprocess) for s in (query, gallery)]
-    result = measure(config.Metric.Eval, query, gallery, *embeddings)
+    result = measure(config.Metric, query, gallery, *embeddings)
     others = _baselines(config, query, gallery)
     exported = export(tuned, extractor)
 
@@ -106,7 +106,7 @@ def _baselines(config: Config, query: Samples, gallery: Samples) -> dict[str, di
         "pixels": lambda s: _unit(_pixels(s, config) - mean),
     }
     return {
-        name: measure(config.Metric.Eval, query, gallery, embedder(query), embedder(gallery))
+        name: measure(config.Metric, query, gallery, embedder(query), embedder(gallery))
         for name, embedder in embedders.items()
     }
 
