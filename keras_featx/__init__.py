@@ -12,7 +12,8 @@ from keras_featx.config import dump_config, load_config
 from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from keras_featx.evaluation import embed, evaluate
+    from keras_featx.embedding import embed
+    from keras_featx.evaluation import evaluate
     from keras_featx.exporters import export
     from keras_featx.models import (
         build_classifier,
@@ -28,7 +29,7 @@ _LAZY = {
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
     "compile_classifier": "keras_featx.models",
-    "embed": "keras_featx.evaluation",
+    "embed": "keras_featx.embedding",
     "evaluate": "keras_featx.evaluation",
     "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",

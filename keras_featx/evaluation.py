@@ -1,35 +1,28 @@
-"""Embed images, and evaluate query against gallery."""
+"""Evaluate query against gallery."""
 
 import functools
-import logging
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_featx import components
-from keras_featx.data import faults, memory, pipeline
+from keras_featx.data import memory
 from keras_featx.data.samples import Samples, load_samples
-from keras_featx.errors import ConfigError, RunError
+from keras_featx.embedding import embed, embed_usable
+from keras_featx.errors import ConfigError
 from keras_featx.matches import Labelled
 from keras_featx.models import build_model
-from keras_featx.progress import progress
 from keras_featx.ranking import improved
 from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import (
-    ArchSection,
     Component,
     Config,
     EvalListSection,
     EvalSection,
     MetricSection,
-    PreprocessSection,
 )
 from keras_featx.verification import PAIR_METRICS
-
-log = logging.getLogger(__name__)
 
 _LIST = EvalListSection(dataset=Component(name="Given"))
 _GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
@@ -165,78 +158,3 @@ def _shared_labels(query: Samples, gallery: Samples) -> tuple[np.ndarray, np.nda
         np.array([number[name] for name in samples.names]) for samples in (query, gallery)
     )
     return query_map[query.labels], gallery_map[gallery.labels]
-
-
-def embed(
-    model: keras.Model,
-    data: Samples | Iterable[str],
-    preprocess: PreprocessSection | ArchSection | None = None,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Embed images.
-
-    Args:
-        model: An extractor; its input shape tells the image size.
-        data: Image files, or samples (see :mod:`keras_featx.data`).
-        preprocess: How to resize; the default squashes, bilinear.
-        batch_size: Images at a time.
-
-    Returns:
-        float32 ``(images, embedding_size)``, unit norm, in their order.
-
-    Raises:
-        RunError: On an undecodable image, with its path.
-    """
-    samples = pipeline.as_samples(data)
-    if isinstance(preprocess, ArchSection):
-        preprocess = preprocess.Preprocess
-    dataset = pipeline.image_dataset(
-        samples, model.input_shape[1:3], preprocess or PreprocessSection(), batch_size
-    )
-    parts = []
-    try:
-        for batch in progress(dataset, total=-(-len(samples) // batch_size), what="embedding"):
-            parts.append(forward(model, batch))
-    except tf.errors.OpError as error:
-        raise faults.explain(error, samples) from None
-    return np.concatenate(parts)
-
-
-def embed_usable(
-    model: keras.Model, samples: Samples, preprocess: PreprocessSection, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed the images that can be used; each of the others is logged.
-
-    Returns:
-        Their places in the samples, and their embeddings as of :func:`embed`.
-
-    Raises:
-        RunError: If there is none.
-    """
-    dataset = pipeline.image_dataset(
-        samples, model.input_shape[1:3], preprocess, batch_size, guarded=True
-    )
-    good, parts = [], []
-    for batch, places in progress(dataset, total=-(-len(samples) // batch_size), what="embedding"):
-        good.append(places.numpy())
-        parts.append(forward(model, batch))
-    places = np.concatenate(good) if good else np.zeros(0, np.int64)
-    for row in sorted(set(range(len(samples))) - set(places.tolist())):
-        log.warning("left out %s: %s", samples.title(row), faults.reason_of(samples, row))
-    if not len(places):
-        raise RunError(f"{samples.source}: expected images that can be decoded, got none")
-    return places, np.concatenate(parts)
-
-
-def forward(model: keras.Model, batch) -> np.ndarray:
-    """One batch of images ``(batch, height, width, 3)`` through an extractor, checked finite."""
-    if not hasattr(model, "featx_forward"):
-        # predict() would build a pipeline of its own for every call.
-        spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        model.featx_forward = tf.function(
-            lambda image: model(image, training=False), input_signature=[spec]
-        )
-    embeddings = model.featx_forward(tf.cast(batch, tf.float32)).numpy()
-    if not np.isfinite(embeddings).all():
-        raise RunError("the network gave an embedding that is not finite; its weights are broken")
-    return embeddings

@@ -35,8 +35,8 @@ def query_expansion(
     Example:
         >>> import numpy as np
         >>> from keras_featx.reranking import query_expansion
-        >>> query_expansion(np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]]), k=1).round(3).tolist()
-        [[0.8939999938011169, 0.4470000112056732]]
+        >>> query_expansion(np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]]), k=1).round(3)
+        array([[0.894, 0.447]], dtype=float32)
     """
     _check(k, alpha)
     similar, rows = nearest(query, gallery, k)

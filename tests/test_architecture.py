@@ -59,6 +59,7 @@ LAYERS = [
     ["optimizers.classes"],
     ["optimizers", "optimizers.rules"],
     ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
+    ["embedding"],
     ["checkpoints", "evaluation", "exporters.graph"],
     ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
     ["doctor.contents", "doctor.thumbnails"],

@@ -6,8 +6,9 @@ from conftest import EMOJI_MINI, randomize
 
 import keras_featx
 from keras_featx import models
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import embed, load_eval_samples
+from keras_featx.evaluation import load_eval_samples
 from keras_featx.sections import PreprocessSection
 
 
