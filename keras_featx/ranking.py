@@ -1,12 +1,13 @@
 """``Metric.Ranking``: what is done with embeddings before queries are ranked, in order."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from keras_featx import components, reranking
 from keras_featx.components import Component
+from keras_featx.errors import ConfigError
 from keras_featx.matching import Distances
 from keras_featx.reranking import k_reciprocal
 
@@ -32,10 +33,19 @@ def improved(
 ) -> tuple[np.ndarray, np.ndarray, Distances | None]:
     """The embeddings to rank, and the distances to rank them by, if not by the cosine."""
     distances = None
-    for step in steps:
+    for i, step in enumerate(steps):
         function = components.builder("ranking", step.name)
+        call = functools.partial(_called, function, f"Metric.Ranking.{i}", **step.args)
         if function is k_reciprocal:
-            distances = functools.partial(k_reciprocal, **step.args)
+            distances = call
         else:
-            query, gallery = function(query, gallery, **step.args)
+            query, gallery = call(query, gallery)
     return query, gallery, distances
+
+
+def _called(function: Callable, key: str, query: np.ndarray, gallery: np.ndarray, **arguments):
+    try:
+        return function(query, gallery, **arguments)
+    except ConfigError as error:
+        named = str(error).split(" ", 1)[0].endswith(":")
+        raise ConfigError(f"{key}{'.' if named else ': '}{error}") from None

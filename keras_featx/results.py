@@ -217,7 +217,13 @@ def score(
         1.0
     """
     try:
-        matches = find_matches(query, gallery, leave_one_out=leave_one_out, block_sizes=block_sizes)
+        matches = find_matches(
+            query,
+            gallery,
+            leave_one_out=leave_one_out,
+            block_sizes=block_sizes,
+            distances=distances,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
     scored = np.flatnonzero(matches.counts)

@@ -5,7 +5,6 @@ those of another group, are neither. All pairs are counted, in memory that does 
 similarities of unit vectors are compared in steps of 2**-16.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +52,7 @@ def roc_auc(pairs: Pairs) -> dict[str, np.ndarray]:
 
 
 def tar_at_far(
-    pairs: Pairs, *, far: Sequence[float] = (0.01, 0.001)
+    pairs: Pairs, *, far: tuple[float, ...] = (0.01, 0.001)
 ) -> dict[str, np.ndarray | float]:
     """TAR@FAR: the share of genuine pairs accepted where few impostor pairs are.
 

@@ -12,6 +12,7 @@ from keras_featx.matches import Labelled
 from keras_featx.matching import find_matches
 from keras_featx.metrics import recall_at_k
 from keras_featx.results import score
+from keras_featx.verification import roc_auc
 
 WHOLE = slice(None)
 
@@ -97,7 +98,12 @@ def test_ranks_follow_the_distances():
         ranks = np.flatnonzero(labels[1][order[i]] == label) + 1
         np.testing.assert_array_equal(found.ranks[found.starts[i] : found.starts[i + 1]], ranks)
     assert (found.ranks != find_matches(*parts).ranks).any()
-    assert score(*parts, [recall_at_k], distances=rule)["queries"] == 30
+    first = found.ranks[found.starts[:-1]]
+    ours = score(*parts, [recall_at_k], distances=rule, pair_functions=[roc_auc])
+    np.testing.assert_array_equal(ours.per_query["recall@5"], first <= 5)
+    plain = score(*parts, [recall_at_k], pair_functions=[roc_auc])
+    assert (plain.per_query["recall@5"] != ours.per_query["recall@5"]).any()
+    assert plain["roc_auc"] == ours["roc_auc"]
 
 
 def test_ties_of_distances_go_to_the_lowest_row():
