@@ -21,11 +21,13 @@ if TYPE_CHECKING:
         compile_classifier,
         load_model,
     )
+    from keras_featx.monitoring import RetrievalCallback
     from keras_featx.prediction import predict
     from keras_featx.retrieval import retrieval_metrics
     from keras_featx.training import train
 
 _LAZY = {
+    "RetrievalCallback": "keras_featx.monitoring",
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
     "compile_classifier": "keras_featx.models",
@@ -40,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "ConfigError",
+    "RetrievalCallback",
     "RunError",
     "__version__",
     "build_classifier",

@@ -125,6 +125,15 @@ def load_eval_samples(
         query = load_samples(section.Query.dataset, "DataLoader.Eval.Query.dataset")
     if gallery is None:
         gallery = load_samples(section.Gallery.dataset, "DataLoader.Eval.Gallery.dataset")
+    return as_pair(query, gallery)
+
+
+def as_pair(query: Any, gallery: Any) -> tuple[Samples, Samples]:
+    """Query and gallery as samples, after a check that no query finds itself.
+
+    Raises:
+        ConfigError: Where an image is in both without an id, or one alone has ids or cameras.
+    """
     query, gallery = memory.as_samples(query, "query"), memory.as_samples(gallery, "gallery")
     for what in ("ids", "cameras"):
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):

@@ -61,6 +61,7 @@ LAYERS = [
     ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
     ["embedding"],
     ["checkpoints", "evaluation", "exporters.graph"],
+    ["monitoring"],
     ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
     ["doctor.contents", "doctor.thumbnails"],
     ["doctor.copies"],
