@@ -13,6 +13,7 @@ from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError
 from keras_featx.matches import Labelled
 from keras_featx.models import build_model
+from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import improved
 from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import (
@@ -104,14 +105,15 @@ def measure(
     query_embeddings, gallery_embeddings, distances = improved(
         section.Ranking, query_embeddings, gallery_embeddings
     )
-    return score(
+    parts = (
         Labelled(query_embeddings, query_labels, query.ids, query.cameras),
         Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
-        functions,
-        pair_functions=pair_functions,
-        distances=distances,
-        more=more,
     )
+    more = dict(more or {})
+    if section.paddle:
+        recall = [metric.args for metric in section.Eval if metric.name == "Recallk"]
+        more |= paddle_figures(*parts, **next(iter(recall), {}))
+    return score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
 
 
 def load_eval_samples(

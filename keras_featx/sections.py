@@ -266,12 +266,14 @@ class MetricSection:
     Attributes:
         Eval: Metrics; the first value of the first one chooses ``best_model``.
         Ranking: Improvements of the ranking, in order; see :mod:`keras_featx.reranking`.
+        paddle: Give PaddleClas' own figures besides; see :mod:`keras_featx.paddle_protocol`.
     """
 
     Eval: tuple[Component, ...] = part(
         "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
     )
     Ranking: tuple[Component, ...] = part("ranking", (), many=True)
+    paddle: bool = False
 
     def check(self, path: str) -> None:
         """Refuse an empty list."""

@@ -25,7 +25,7 @@ LAYERS = [
     ["data.files", "data.records", "data.examples", "progress", "search"],
     ["data.outputs", "matching"],
     ["components", "metrics", "verification", "schedules", "bmp", "exif", "opencv_resizing"],
-    ["augment.common", "augment.operations", "results", "reranking"],
+    ["augment.common", "augment.operations", "results", "reranking", "paddle_protocol"],
     ["retrieval"],
     ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
     ["optimizer_section", "decoding"],
