@@ -153,7 +153,7 @@ def _paddle(folder: Path, seed: int, python: str) -> float:
         subprocess.run(arguments, check=True, stdout=sys.stderr)
         found = [np.load(f"{work}/{name}_embedding.npy") for name in ("query", "gallery")]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in found]
-    return measure(config.Metric.Eval, query, gallery, *unit)["recall@1"]
+    return measure(config.Metric, query, gallery, *unit)["recall@1"]
 
 
 def _write_batches(work: Path, config, samples) -> None:

@@ -12,7 +12,8 @@ from keras_featx.config import dump_config, load_config
 from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from keras_featx.evaluation import embed, evaluate
+    from keras_featx.embedding import embed
+    from keras_featx.evaluation import evaluate
     from keras_featx.exporters import export
     from keras_featx.models import (
         build_classifier,
@@ -20,23 +21,28 @@ if TYPE_CHECKING:
         compile_classifier,
         load_model,
     )
+    from keras_featx.monitoring import RetrievalCallback
     from keras_featx.prediction import predict
+    from keras_featx.retrieval import retrieval_metrics
     from keras_featx.training import train
 
 _LAZY = {
+    "RetrievalCallback": "keras_featx.monitoring",
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
     "compile_classifier": "keras_featx.models",
-    "embed": "keras_featx.evaluation",
+    "embed": "keras_featx.embedding",
     "evaluate": "keras_featx.evaluation",
     "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",
     "predict": "keras_featx.prediction",
+    "retrieval_metrics": "keras_featx.retrieval",
     "train": "keras_featx.training",
 }
 
 __all__ = [
     "ConfigError",
+    "RetrievalCallback",
     "RunError",
     "__version__",
     "build_classifier",
@@ -49,6 +55,7 @@ __all__ = [
     "load_config",
     "load_model",
     "predict",
+    "retrieval_metrics",
     "train",
 ]
 

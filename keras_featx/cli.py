@@ -58,7 +58,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--strategy", choices=["auto", "single", "mirrored"], help="the same as -o Global.strategy"
     )
-    _with_config(commands, "eval", _evaluate, "measure retrieval of query in gallery")
+    evaluate = _with_config(commands, "eval", _evaluate, "measure retrieval of query in gallery")
+    evaluate.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="write evaluation.json and evaluation_queries.csv, a row for each query, there",
+    )
     export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
     export.add_argument(
         "--format", action="append", metavar="NAME", help="saved_model or tflite; both if absent"
@@ -209,11 +214,23 @@ def _train(options) -> dict:
 
 def _evaluate(options) -> dict:
     config = load_config(options.config, options.override)
+    from keras_featx.data.outputs import make_folder
+    from keras_featx.data.samples import join
     from keras_featx.evaluation import evaluate
 
     started = time.perf_counter()
     result = evaluate(config)
-    return {**result, "seconds": round(time.perf_counter() - started, 1)}
+    print(result, file=sys.stderr)
+    if options.output:
+        make_folder(options.output)
+        result.write_json(join(options.output, "evaluation.json"))
+        result.write_csv(join(options.output, "evaluation_queries.csv"))
+    return {
+        **result,
+        "intervals": result.intervals,
+        "left_out": result.left_out,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
 
 
 def _export(options) -> dict:

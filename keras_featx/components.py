@@ -129,7 +129,22 @@ REGISTRIES: dict[str, dict[str, str]] = {
     },
     "metric": {
         "Recallk": "keras_featx.metrics:recall_at_k",
+        "Precisionk": "keras_featx.metrics:precision_at_k",
         "mAP": "keras_featx.metrics:mean_average_precision",
+        "mAPk": "keras_featx.metrics:map_at_k",
+        "mAPR": "keras_featx.metrics:map_at_r",
+        "RPrecision": "keras_featx.metrics:r_precision",
+        "MRR": "keras_featx.metrics:mean_reciprocal_rank",
+        "mINP": "keras_featx.metrics:mean_inverse_negative_penalty",
+        "NDCGk": "keras_featx.metrics:ndcg_at_k",
+        "ROCAUC": "keras_featx.verification:roc_auc",
+        "TARFAR": "keras_featx.verification:tar_at_far",
+    },
+    "ranking": {
+        "QueryExpansion": "keras_featx.ranking:expand_queries",
+        "DatabaseAugmentation": "keras_featx.ranking:augment_database",
+        "Whitening": "keras_featx.ranking:whiten",
+        "KReciprocal": "keras_featx.reranking:k_reciprocal",
     },
 }
 

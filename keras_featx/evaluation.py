@@ -1,31 +1,29 @@
-"""Embed images, and evaluate query against gallery."""
+"""Evaluate query against gallery."""
 
 import functools
-import logging
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_featx import components
-from keras_featx.data import faults, memory, pipeline
+from keras_featx.data import memory
 from keras_featx.data.samples import Samples, load_samples
-from keras_featx.errors import ConfigError, RunError
-from keras_featx.metrics import Labelled, retrieval_metrics
+from keras_featx.embedding import embed, embed_usable
+from keras_featx.errors import ConfigError
+from keras_featx.matches import Labelled
 from keras_featx.models import build_model
-from keras_featx.progress import progress
+from keras_featx.paddle_protocol import paddle_figures
+from keras_featx.ranking import improved
+from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import (
-    ArchSection,
     Component,
     Config,
     EvalListSection,
     EvalSection,
-    PreprocessSection,
+    MetricSection,
 )
-
-log = logging.getLogger(__name__)
+from keras_featx.verification import PAIR_METRICS
 
 _LIST = EvalListSection(dataset=Component(name="Given"))
 _GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
@@ -33,7 +31,7 @@ _GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
 
 def evaluate(
     config: Config, model: keras.Model | None = None, query: Any = None, gallery: Any = None
-) -> dict[str, float | int]:
+) -> RetrievalResult:
     """Embed query and gallery and measure retrieval.
 
     Args:
@@ -46,7 +44,8 @@ def evaluate(
     Returns:
         ``{"recall@1": ..., "recall@5": ..., "map": ..., "queries": ..., "queries_without_match":
         ..., "gallery": ...}``; fractions, and counts of images. With ``bad_images: skip``,
-        also how many of a list were left out:  ``query_skipped`` or ``gallery_skipped``.
+        also how many of a list were left out:  ``query_skipped`` or ``gallery_skipped``. It prints
+        as a table with intervals, see :class:`keras_featx.results.RetrievalResult`.
 
     Raises:
         ConfigError: On bad lists, or when an image is in query and gallery without an id.
@@ -70,7 +69,7 @@ def evaluate(
 
 def evaluate_samples(
     config: Config, model: keras.Model, query: Samples, gallery: Samples
-) -> dict[str, float | int]:
+) -> RetrievalResult:
     """:func:`evaluate` on lists that are loaded already."""
     section = config.DataLoader.Eval or _GIVEN
     parts, embeddings, skipped = [], [], {}
@@ -85,27 +84,36 @@ def evaluate_samples(
             found = embed(*common)
         parts.append(samples)
         embeddings.append(found)
-    return measure(config.Metric.Eval, *parts, *embeddings) | skipped
+    return measure(config.Metric, *parts, *embeddings, more=skipped)
 
 
 def measure(
-    metrics: Sequence[Component],
+    section: MetricSection,
     query: Samples,
     gallery: Samples,
     query_embeddings: np.ndarray,
     gallery_embeddings: np.ndarray,
-) -> dict[str, float | int]:
+    more: dict[str, Any] | None = None,
+) -> RetrievalResult:
     """The configured metrics of embeddings, whatever they come from."""
-    functions = [
-        functools.partial(components.builder("metric", metric.name), **metric.args)
-        for metric in metrics
-    ]
+    functions, pair_functions = [], []
+    for metric in section.Eval:
+        function = components.builder("metric", metric.name)
+        chosen = pair_functions if function in PAIR_METRICS else functions
+        chosen.append(functools.partial(function, **metric.args))
     query_labels, gallery_labels = _shared_labels(query, gallery)
-    return retrieval_metrics(
+    query_embeddings, gallery_embeddings, distances = improved(
+        section.Ranking, query_embeddings, gallery_embeddings
+    )
+    parts = (
         Labelled(query_embeddings, query_labels, query.ids, query.cameras),
         Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
-        functions,
     )
+    more = dict(more or {})
+    if section.paddle:
+        recall = [metric.args for metric in section.Eval if metric.name == "Recallk"]
+        more |= paddle_figures(*parts, **next(iter(recall), {}))
+    return score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
 
 
 def load_eval_samples(
@@ -119,6 +127,15 @@ def load_eval_samples(
         query = load_samples(section.Query.dataset, "DataLoader.Eval.Query.dataset")
     if gallery is None:
         gallery = load_samples(section.Gallery.dataset, "DataLoader.Eval.Gallery.dataset")
+    return as_pair(query, gallery)
+
+
+def as_pair(query: Any, gallery: Any) -> tuple[Samples, Samples]:
+    """Query and gallery as samples, after a check that no query finds itself.
+
+    Raises:
+        ConfigError: Where an image is in both without an id, or one alone has ids or cameras.
+    """
     query, gallery = memory.as_samples(query, "query"), memory.as_samples(gallery, "gallery")
     for what in ("ids", "cameras"):
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):
@@ -152,78 +169,3 @@ def _shared_labels(query: Samples, gallery: Samples) -> tuple[np.ndarray, np.nda
         np.array([number[name] for name in samples.names]) for samples in (query, gallery)
     )
     return query_map[query.labels], gallery_map[gallery.labels]
-
-
-def embed(
-    model: keras.Model,
-    data: Samples | Iterable[str],
-    preprocess: PreprocessSection | ArchSection | None = None,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Embed images.
-
-    Args:
-        model: An extractor; its input shape tells the image size.
-        data: Image files, or samples (see :mod:`keras_featx.data`).
-        preprocess: How to resize; the default squashes, bilinear.
-        batch_size: Images at a time.
-
-    Returns:
-        float32 ``(images, embedding_size)``, unit norm, in their order.
-
-    Raises:
-        RunError: On an undecodable image, with its path.
-    """
-    samples = pipeline.as_samples(data)
-    if isinstance(preprocess, ArchSection):
-        preprocess = preprocess.Preprocess
-    dataset = pipeline.image_dataset(
-        samples, model.input_shape[1:3], preprocess or PreprocessSection(), batch_size
-    )
-    parts = []
-    try:
-        for batch in progress(dataset, total=-(-len(samples) // batch_size), what="embedding"):
-            parts.append(forward(model, batch))
-    except tf.errors.OpError as error:
-        raise faults.explain(error, samples) from None
-    return np.concatenate(parts)
-
-
-def embed_usable(
-    model: keras.Model, samples: Samples, preprocess: PreprocessSection, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed the images that can be used; each of the others is logged.
-
-    Returns:
-        Their places in the samples, and their embeddings as of :func:`embed`.
-
-    Raises:
-        RunError: If there is none.
-    """
-    dataset = pipeline.image_dataset(
-        samples, model.input_shape[1:3], preprocess, batch_size, guarded=True
-    )
-    good, parts = [], []
-    for batch, places in progress(dataset, total=-(-len(samples) // batch_size), what="embedding"):
-        good.append(places.numpy())
-        parts.append(forward(model, batch))
-    places = np.concatenate(good) if good else np.zeros(0, np.int64)
-    for row in sorted(set(range(len(samples))) - set(places.tolist())):
-        log.warning("left out %s: %s", samples.title(row), faults.reason_of(samples, row))
-    if not len(places):
-        raise RunError(f"{samples.source}: expected images that can be decoded, got none")
-    return places, np.concatenate(parts)
-
-
-def forward(model: keras.Model, batch) -> np.ndarray:
-    """One batch of images ``(batch, height, width, 3)`` through an extractor, checked finite."""
-    if not hasattr(model, "featx_forward"):
-        # predict() would build a pipeline of its own for every call.
-        spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        model.featx_forward = tf.function(
-            lambda image: model(image, training=False), input_signature=[spec]
-        )
-    embeddings = model.featx_forward(tf.cast(batch, tf.float32)).numpy()
-    if not np.isfinite(embeddings).all():
-        raise RunError("the network gave an embedding that is not finite; its weights are broken")
-    return embeddings

@@ -1,146 +1,194 @@
-"""Retrieval metrics. NumPy only.
+"""Retrieval metrics, each a function of the ranks of a query's relevant entries. NumPy only.
 
-A query is looked up in a gallery ranked by falling similarity; ties go to the lowest gallery row.
-An entry is *relevant* when it carries the query's label. Entries with the same label **and** the
-same id or camera as the query are removed from its ranking; queries left without a
-relevant entry cannot be scored: they are counted and left out.
+An entry is *relevant* when it carries the query's label. With the relevant entries of a query at
+ranks ``r_1 < ... < r_R`` of ``n`` (from 1; ties in similarity go to the lowest gallery row;
+excluded entries have no rank), the formulas are those of the functions below. Each returns
+``{name: float64 (queries,)}``; the figure of a set is the mean. Queries without a relevant entry
+have no value and are not passed to them.
 """
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_featx.errors import ConfigError
-from keras_featx.search import similarity
+from keras_featx.matches import Matches
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Embeddings with what is known of them.
-
-    Attributes:
-        embeddings: Float array ``(items, embedding_size)``.
-        labels: Int array ``(items,)``.
-        ids: Image or camera ids ``(items,)`` or ``None``.
-        cameras: Cameras ``(items,)``, where they are known besides the ids, or ``None``.
-    """
-
-    embeddings: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray | None = None
-    cameras: np.ndarray | None = None
-
-
-def rankings(
-    query: Labelled, gallery: Labelled, block_size: int = 256
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``(relevant, order)`` of each query, best gallery row first, excluded rows removed.
+def recall_at_k(matches: Matches, *, topk: tuple[int, ...] = (1, 5)) -> dict[str, np.ndarray]:
+    """Recall@k, the CMC curve: 1 if ``r_1 <= k``, else 0.
 
     Args:
-        query: What is looked up.
-        gallery: What it is looked up in.
-        block_size: Queries per matrix product; changes memory, not the result.
-
-    Yields:
-        ``relevant``: bool array over the ranking; ``order``: the gallery rows ranked.
-    """
-    for start in range(0, len(query.labels), block_size):
-        block = slice(start, start + block_size)
-        similar = similarity(query.embeddings[block], gallery.embeddings)  # (block, gallery)
-        order = np.argsort(-similar, axis=1, kind="stable")
-        relevant = gallery.labels[order] == query.labels[block][:, None]
-        same = np.zeros_like(relevant)
-        for name in ("ids", "cameras"):
-            own, others = getattr(query, name), getattr(gallery, name)
-            if own is not None and others is not None:
-                same |= relevant & (others[order] == own[block][:, None])
-        for row in range(len(order)):
-            keep = ~same[row]
-            yield relevant[row][keep], order[row][keep]
-
-
-def recall_at_k(relevant: np.ndarray, *, topk: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """Recall@k of one query (the CMC curve): 1 if a relevant entry is among the first k, else 0.
-
-    Args:
-        relevant: Bool array over the ranking, at least one of them true.
+        matches: Of queries with at least one relevant entry each.
         topk: The values of k; k beyond the gallery means the whole gallery.
 
     Example:
         >>> import numpy as np
-        >>> from keras_featx.metrics import recall_at_k
-        >>> recall_at_k(np.array([False, True, False]), topk=(1, 5))
-        {'recall@1': 0.0, 'recall@5': 1.0}
+        >>> from keras_featx.metrics import from_relevant, recall_at_k
+        >>> recall_at_k(from_relevant([[False, True, False]]), topk=(1, 5))
+        {'recall@1': array([0.]), 'recall@5': array([1.])}
     """
-    return {f"recall@{k}": float(relevant[:k].any()) for k in topk}
+    first = matches.ranks[matches.starts[:-1]]
+    return {f"recall@{k}": (first <= k).astype("float64") for k in _checked(topk)}
 
 
-def mean_average_precision(relevant: np.ndarray) -> dict[str, float]:
-    """Average precision of one query; its mean over queries is mAP.
+def precision_at_k(matches: Matches, *, topk: tuple[int, ...] = (1, 5)) -> dict[str, np.ndarray]:
+    """Precision@k: the number of ``r_i <= k``, divided by k.
 
-    The mean, over the relevant entries, of the precision at each one's rank.
+    Below 1 whatever the ranking where a query has fewer than k relevant entries.
 
     Args:
-        relevant: Bool array over the ranking, at least one of them true.
+        matches: As of :func:`recall_at_k`.
+        topk: The values of k.
 
     Example:
-        >>> import numpy as np
-        >>> from keras_featx.metrics import mean_average_precision
-        >>> mean_average_precision(np.array([True, False, True]))
-        {'map': 0.8333333333333333}
+        >>> from keras_featx.metrics import from_relevant, precision_at_k
+        >>> precision_at_k(from_relevant([[True, False, True, True]]), topk=(2, 4))
+        {'precision@2': array([0.5]), 'precision@4': array([0.75])}
     """
-    ranks = np.flatnonzero(relevant) + 1
-    return {"map": float(np.mean(np.arange(1, len(ranks) + 1) / ranks))}
+    return {f"precision@{k}": _within(matches, k) / k for k in _checked(topk)}
 
 
-def retrieval_metrics(
-    query: Labelled, gallery: Labelled, metrics: list, block_size: int = 256
-) -> dict[str, float | int]:
-    """Mean of each metric over the queries that have a relevant gallery entry, with counts.
+def mean_average_precision(matches: Matches) -> dict[str, np.ndarray]:
+    """Average precision: the mean of ``i / r_i``; its mean over queries is mAP.
 
     Args:
-        query: What is looked up.
-        gallery: What it is looked up in.
-        metrics: Functions from one query's ``relevant`` array to ``{name: value}``.
-        block_size: Queries per matrix product.
-
-    Returns:
-        ``{name: mean, ..., "queries": scored, "queries_without_match": left out,
-        "gallery": entries}``.
-
-    Raises:
-        ConfigError: If no query has a relevant gallery entry.
+        matches: As of :func:`recall_at_k`.
 
     Example:
-        >>> import numpy as np
-        >>> from keras_featx.metrics import Labelled, recall_at_k, retrieval_metrics
-        >>> points = Labelled(np.eye(3, dtype="float32"), np.array([0, 1, 2]))
-        >>> retrieval_metrics(points, points, [recall_at_k])["recall@1"]
-        1.0
+        >>> from keras_featx.metrics import from_relevant, mean_average_precision
+        >>> mean_average_precision(from_relevant([[True, False, True]]))["map"].round(4)
+        array([0.8333])
     """
-    if query.embeddings.shape[1] != gallery.embeddings.shape[1]:
-        raise ConfigError(
-            f"query and gallery embeddings: expected one size, got {query.embeddings.shape[1]} "
-            f"and {gallery.embeddings.shape[1]}"
-        )
-    sums: dict[str, float] = {}
-    scored = 0
-    for relevant, _ in rankings(query, gallery, block_size):
-        if not relevant.any():
-            continue
-        scored += 1
-        for metric in metrics:
-            for name, value in metric(relevant).items():
-                sums[name] = sums.get(name, 0.0) + value
-    if not scored:
-        raise ConfigError(
-            f"none of the {len(query.labels)} queries has an image of its identity in the gallery "
-            f"({len(gallery.labels)} images): expected query and gallery to share labels"
-        )
+    return {"map": _sums(matches, _numbers(matches) / matches.ranks) / matches.counts}
+
+
+def map_at_k(matches: Matches, *, topk: tuple[int, ...] = (10,)) -> dict[str, np.ndarray]:
+    """Average precision at k: the sum of ``i / r_i`` for ``r_i <= k``, over ``min(R, k)``.
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+        topk: The values of k.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, map_at_k
+        >>> map_at_k(from_relevant([[True, False, True]]), topk=(2,))
+        {'map@2': array([0.5])}
+    """
+    precision = _numbers(matches) / matches.ranks
     return {
-        **{name: total / scored for name, total in sums.items()},
-        "queries": scored,
-        "queries_without_match": len(query.labels) - scored,
-        "gallery": len(gallery.labels),
+        f"map@{k}": _sums(matches, precision * (matches.ranks <= k)) / np.minimum(matches.counts, k)
+        for k in _checked(topk)
     }
+
+
+def map_at_r(matches: Matches) -> dict[str, np.ndarray]:
+    """mAP@R (arXiv:2003.08505): the sum of ``i / r_i`` for ``r_i <= R``, over R.
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, map_at_r
+        >>> map_at_r(from_relevant([[True, False, True, False]]))
+        {'map@r': array([0.5])}
+    """
+    inside = matches.ranks <= np.repeat(matches.counts, matches.counts)
+    return {"map@r": _sums(matches, _numbers(matches) / matches.ranks * inside) / matches.counts}
+
+
+def r_precision(matches: Matches) -> dict[str, np.ndarray]:
+    """R-precision: the number of ``r_i <= R``, divided by R.
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, r_precision
+        >>> r_precision(from_relevant([[False, True, True, False]]))
+        {'r_precision': array([0.5])}
+    """
+    inside = matches.ranks <= np.repeat(matches.counts, matches.counts)
+    return {"r_precision": _sums(matches, inside) / matches.counts}
+
+
+def mean_reciprocal_rank(matches: Matches) -> dict[str, np.ndarray]:
+    """Reciprocal rank: ``1 / r_1``; its mean over queries is MRR.
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, mean_reciprocal_rank
+        >>> mean_reciprocal_rank(from_relevant([[False, True]]))
+        {'mrr': array([0.5])}
+    """
+    return {"mrr": 1 / matches.ranks[matches.starts[:-1]]}
+
+
+def mean_inverse_negative_penalty(matches: Matches) -> dict[str, np.ndarray]:
+    """Inverse negative penalty: ``R / r_R``; its mean over queries is mINP (arXiv:2001.04193).
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, mean_inverse_negative_penalty
+        >>> mean_inverse_negative_penalty(from_relevant([[True, False, False, True]]))
+        {'minp': array([0.5])}
+    """
+    return {"minp": matches.counts / matches.ranks[matches.starts[1:] - 1]}
+
+
+def ndcg_at_k(matches: Matches, *, topk: tuple[int, ...] = (10,)) -> dict[str, np.ndarray]:
+    """NDCG@k: the sum of ``1 / log2(r_i + 1)`` for ``r_i <= k``, over what ranks 1, 2, ... give.
+
+    Args:
+        matches: As of :func:`recall_at_k`.
+        topk: The values of k.
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant, ndcg_at_k
+        >>> ndcg_at_k(from_relevant([[False, True]]), topk=(2,))["ndcg@2"].round(4)
+        array([0.6309])
+    """
+    gains = 1 / np.log2(matches.ranks + 1.0)
+    ideal = np.cumsum(1 / np.log2(np.arange(matches.counts.max(initial=1)) + 2.0))
+    return {
+        f"ndcg@{k}": _sums(matches, gains * (matches.ranks <= k))
+        / ideal[np.minimum(matches.counts, k) - 1]
+        for k in _checked(topk)
+    }
+
+
+def from_relevant(rankings: list) -> Matches:
+    """Matches of rankings given as one list of bool each: is the entry relevant?
+
+    Example:
+        >>> from keras_featx.metrics import from_relevant
+        >>> from_relevant([[True, False, True], [False, True]]).ranks.tolist()
+        [1, 3, 2]
+    """
+    found = [np.flatnonzero(np.asarray(ranking, bool)) for ranking in rankings]
+    rows = np.concatenate([np.zeros(0, "int64"), *found])
+    sizes = np.array([len(ranking) for ranking in rankings], "int64")
+    starts = np.cumsum([0, *map(len, found)])
+    return Matches(starts, rows + 1, rows, -rows.astype("float32"), sizes, np.zeros_like(sizes))
+
+
+def _numbers(matches: Matches) -> np.ndarray:
+    """The i of each r_i."""
+    return np.arange(len(matches.ranks)) - np.repeat(matches.starts[:-1], matches.counts) + 1
+
+
+def _sums(matches: Matches, values: np.ndarray) -> np.ndarray:
+    """Of each query, in float64; no query is without a relevant entry."""
+    return np.add.reduceat(values.astype("float64"), matches.starts[:-1])
+
+
+def _within(matches: Matches, k: int) -> np.ndarray:
+    return _sums(matches, matches.ranks <= k)
+
+
+def _checked(topk: tuple[int, ...]) -> tuple[int, ...]:
+    if not topk or min(topk) < 1:
+        raise ConfigError(f"topk: expected numbers of at least 1, got {list(topk)}")
+    return tuple(topk)

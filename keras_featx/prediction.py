@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_featx.data import outputs
 from keras_featx.data.files import find_images
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import embed
 from keras_featx.models import build_model
 from keras_featx.sections import Config
 

@@ -17,7 +17,8 @@ from keras_featx import images, models, weights
 from keras_featx.config import load_config
 from keras_featx.data import outputs, pipeline
 from keras_featx.data.samples import Samples, load_samples
-from keras_featx.evaluation import embed, load_eval_samples, measure
+from keras_featx.embedding import embed
+from keras_featx.evaluation import load_eval_samples, measure
 from keras_featx.exporters import export
 from keras_featx.report import plots
 from keras_featx.search import nearest
@@ -72,7 +73,7 @@ def quickstart(
     )
     extractor = models.build_model(tuned)
     embeddings = [embed(extractor, s, config.Arch.Preprocess) for s in (query, gallery)]
-    result = measure(config.Metric.Eval, query, gallery, *embeddings)
+    result = measure(config.Metric, query, gallery, *embeddings)
     others = _baselines(config, query, gallery)
     exported = export(tuned, extractor)
 
@@ -106,7 +107,7 @@ def _baselines(config: Config, query: Samples, gallery: Samples) -> dict[str, di
         "pixels": lambda s: _unit(_pixels(s, config) - mean),
     }
     return {
-        name: measure(config.Metric.Eval, query, gallery, embedder(query), embedder(gallery))
+        name: measure(config.Metric, query, gallery, embedder(query), embedder(gallery))
         for name, embedder in embedders.items()
     }
 

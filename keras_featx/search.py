@@ -1,45 +1,227 @@
-"""Exact nearest neighbours, block by block. NumPy only."""
+"""Exact nearest neighbours, block by block, in memory that does not grow with the gallery.
+
+A block of scores is one matrix product. Whatever in it may still belong to the ``k`` nearest goes
+on as a candidate; that is little, as the k-th best score so far is a threshold. Only candidates
+are ranked, by exact values.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_featx.similarities import SIMILARITIES, Similarity, norms
+
+# Queries and gallery rows of a product: 32 MiB of scores.
+BLOCKS = (1024, 8192)
+# Queries of a block that one thread looks at, at a time.
+_ROWS = 128
+# Scores of a query that give its first threshold.
+_FIRST = 1024
+# Pairs whose exact values are computed at a time.
+_PAIRS = 8192
+# Candidates of a query, besides the k nearest, before they are ranked to make room.
+_SPARE = 4096
+
+
+class Backend(NamedTuple):
+    """Where products are computed.
+
+    Attributes:
+        product: From both sides ``(queries, size)`` and ``(rows, size)`` to scores.
+        kth: The k-th largest of scores ``(queries, rows)``, along the rows.
+        reaching: Of scores and a bound per query ``(queries, 1)``: the query, the row and the
+            score of all that reach it, in the order of queries.
+    """
+
+    product: Callable[[np.ndarray, np.ndarray], Any]
+    kth: Callable[[Any, int], np.ndarray]
+    reaching: Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
 
 def nearest(
-    query: np.ndarray, gallery: np.ndarray, k: int, block_size: int = 256
+    query: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    metric: str = "inner_product",
+    *,
+    block_sizes: tuple[int, int] = BLOCKS,
+    backend: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` gallery rows of greatest inner product with each query, best first.
+    """The ``k`` gallery rows nearest to each query, best first.
 
-    For unit vectors the inner product is the cosine. Ties go to the lowest gallery row.
+    Values are float64 sums rounded to float32, and ties of them go to the lowest gallery row: the
+    answer depends neither on the sizes of blocks nor on the machine.
 
     Args:
-        query: ``(queries, size)``.
-        gallery: ``(entries, size)``.
+        query: Float ``(queries, size)``; for ``hamming`` packed bits, uint8 ``(queries, bytes)``
+            as of ``np.packbits``. A memory map is read block by block.
+        gallery: ``(entries, size)`` likewise.
         k: Neighbours; more than the gallery holds means all of it.
-        block_size: Queries per matrix product.
+        metric: ``inner_product`` (of unit vectors the cosine), ``cosine``, ``euclidean`` or
+            ``hamming``.
+        block_sizes: Queries and gallery rows of a matrix product. They change time and memory.
+        backend: ``numpy`` or ``tensorflow``; by default TensorFlow where it has a GPU.
 
     Returns:
-        Similarities and gallery rows, each ``(queries, min(k, entries))``.
+        Similarities, or distances in rising order (``euclidean``, and ``hamming`` in bits),
+        float32, and gallery rows, int64, each ``(queries, min(k, entries))``.
+
+    Raises:
+        ValueError: On shapes that do not fit, an empty gallery, values that are not finite, and
+            zero vectors where the metric is the cosine; with the row.
 
     Example:
         >>> import numpy as np
         >>> from keras_featx.search import nearest
         >>> nearest(np.eye(2), np.array([[1.0, 0.0], [0.6, 0.8]]), k=1)[1].tolist()
         [[0], [1]]
+        >>> nearest(np.zeros((1, 2)), np.array([[3.0, 4.0]]), k=1, metric="euclidean")[0].tolist()
+        [[5.0]]
     """
+    similarity = _checked_metric(metric)
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    if min(block_sizes) < 1:
+        raise ValueError(f"block_sizes: expected at least 1, got {block_sizes}")
+    query_norms, gallery_norms = check_vectors(query, gallery, metric)
+    k = min(k, len(gallery))
+    slack = 2 * similarity.error(query_norms, gallery_norms.max(), query.shape[1])
+    values = np.empty((len(query), k), "float32")
+    rows = np.empty((len(query), k), "int64")
+    run = _backend(backend)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for start in range(0, len(query), block_sizes[0]):
+            part = slice(start, start + block_sizes[0])
+            block = query[part]
+            found = [
+                Candidates(block[i : i + _ROWS], slack[part][i : i + _ROWS], k)
+                for i in range(0, len(block), _ROWS)
+            ]
+            left = similarity.query(block)
+            for first in range(0, len(gallery), block_sizes[1]):
+                right = similarity.gallery(gallery[first : first + block_sizes[1]])
+                scores = run.product(left, right)
+
+                def look(i: int, scores=scores, first=first, found=found) -> None:
+                    ours = scores[i * _ROWS : (i + 1) * _ROWS]
+                    found[i].add(ours, first, run, similarity, gallery)
+
+                list(pool.map(look, range(len(found))))
+            ranked = pool.map(lambda one: one.ranked(similarity, gallery), found)
+            for i, (value, row) in enumerate(ranked):
+                at = start + i * _ROWS
+                values[at : at + len(value)], rows[at : at + len(row)] = value, row
+    return values, rows
+
+
+class Candidates:
+    """What may be among the ``k`` nearest of a few queries.
+
+    Args:
+        query: Their vectors.
+        slack: Twice the error of scores ``(queries,)``: less than that below the k-th best score
+            may be as near as it.
+        k: Neighbours wanted.
+    """
+
+    def __init__(self, query: np.ndarray, slack: np.ndarray, k: int):
+        self.query, self.slack, self.k = query, slack, k
+        self.kth = np.full(len(query), -np.inf)  # best known bound of the k-th best score
+        self.owners = self.rows = np.zeros(0, "int64")
+        self.scores = np.zeros(0, "float32")
+
+    def add(
+        self, scores: Any, first: int, run: Backend, similarity: Similarity, gallery: np.ndarray
+    ) -> None:
+        """Look at the scores of gallery rows from ``first`` on."""
+        sample = max(_FIRST, 4 * self.k)
+        if first == 0 and min(sample, scores.shape[1]) >= self.k:
+            self.kth = run.kth(scores[:, :sample], self.k).astype("float64")
+        # Rounded down, so that nothing is lost.
+        bound = np.nextafter((self.kth - self.slack).astype("float32"), np.float32(-np.inf))
+        owners, rows, found = run.reaching(scores, bound[:, None])
+        self.owners = np.concatenate([self.owners, owners])
+        self.rows = np.concatenate([self.rows, rows + first])
+        self.scores = np.concatenate([self.scores, found])
+        self._drop()
+        if len(self.owners) > len(self.query) * (self.k + _SPARE):
+            self._rank(similarity, gallery)
+
+    def ranked(self, similarity: Similarity, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values and gallery rows ``(queries, k)``, best first."""
+        values = self._rank(similarity, gallery)
+        shape = (len(self.query), self.k)
+        return values.reshape(shape), self.rows.reshape(shape)
+
+    def _drop(self) -> None:
+        """Drop what the scores rule out by now."""
+        order = np.lexsort((-self.scores, self.owners))
+        ends = np.searchsorted(self.owners[order], np.arange(len(self.query) + 1))
+        places = ends[:-1] + self.k - 1
+        full = places < ends[1:]
+        best = self.scores[order[places[full]]]
+        self.kth[full] = np.maximum(self.kth[full], best)
+        self._take(self.scores >= (self.kth - self.slack)[self.owners])
+
+    def _rank(self, similarity: Similarity, gallery: np.ndarray) -> np.ndarray:
+        """Drop all but the k nearest, and return their values in order."""
+        values = np.empty(len(self.owners), "float32")
+        for start in range(0, len(values), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            pairs = self.query[self.owners[part]], gallery[self.rows[part]]
+            values[part] = similarity.pairs(*pairs)
+        near = values if similarity.is_distance else -values
+        order = np.lexsort((self.rows, near, self.owners))
+        owners = self.owners[order]
+        place = np.arange(len(owners)) - np.searchsorted(owners, np.arange(len(self.query)))[owners]
+        order = order[place < self.k]
+        self._take(order)
+        return values[order]
+
+    def _take(self, kept: np.ndarray) -> None:
+        self.owners, self.rows = self.owners[kept], self.rows[kept]
+        self.scores = self.scores[kept]
+
+
+def check_vectors(
+    query: np.ndarray, gallery: np.ndarray, metric: str = "inner_product"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what cannot be compared; returns the norms of both.
+
+    Raises:
+        ValueError: With what was expected, what came, and the first row of it.
+    """
+    _checked_metric(metric)
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ValueError(
             "query and gallery: expected (rows, size) arrays of one size, "
             f"got {query.shape} and {gallery.shape}"
         )
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    similarities, rows = [], []
-    for start in range(0, len(query), block_size):
-        block = similarity(query[start : start + block_size], gallery)
-        order = np.argsort(-block, axis=1, kind="stable")[:, :k]
-        rows.append(order)
-        similarities.append(np.take_along_axis(block, order, axis=1))
-    empty = np.empty((0, min(k, len(gallery))), "float32")
-    return np.concatenate([empty, *similarities]), np.concatenate([empty.astype(int), *rows])
+    if not len(gallery):
+        raise ValueError("gallery: expected at least one row, got none")
+    found = []
+    for name, vectors in (("query", query), ("gallery", gallery)):
+        if (metric == "hamming") != (vectors.dtype == np.uint8):
+            expected = "uint8, packed bits," if metric == "hamming" else "floats"
+            raise ValueError(f"{name}: expected {expected} for {metric}, got {vectors.dtype}")
+        parts = [norms(vectors[i : i + _PAIRS]) for i in range(0, len(vectors), _PAIRS)]
+        lengths = np.concatenate([np.zeros(0), *parts])
+        # Squares of float32's largest numbers are no float32.
+        for bad, what in (
+            (~(lengths < 1e18), "finite values"),
+            ((lengths == 0) & (metric == "cosine"), "no zero vector"),
+        ):
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                raise ValueError(
+                    f"{name}: expected {what}, got a norm of {lengths[row]:g} in row {row} "
+                    f"({int(bad.sum())} such rows)"
+                )
+        found.append(lengths)
+    return found[0], found[1]
 
 
 def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -49,3 +231,52 @@ def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     place in the matrix and by the number of queries: ties would be broken, and not by row.
     """
     return (query.astype("float64") @ gallery.astype("float64").T).astype("float32")
+
+
+def _checked_metric(name: str) -> Similarity:
+    if name not in SIMILARITIES:
+        raise ValueError(f"metric: expected one of {list(SIMILARITIES)}, got {name!r}")
+    return SIMILARITIES[name]
+
+
+def _backend(name: str | None) -> Backend:
+    if name not in (None, "numpy", "tensorflow"):
+        raise ValueError(f"backend: expected 'numpy' or 'tensorflow', got {name!r}")
+    if name != "numpy":
+        import tensorflow as tf
+
+        if name == "tensorflow" or tf.config.list_physical_devices("GPU"):
+            return _tensorflow(tf)
+    return Backend(
+        lambda left, right: left @ right.T,
+        lambda scores, k: np.partition(scores, -k, axis=1)[:, -k],
+        _reaching,
+    )
+
+
+def _reaching(scores: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, ...]:
+    flat = np.flatnonzero(scores >= bound)
+    owners = flat // scores.shape[1]
+    rows = flat - owners * scores.shape[1]
+    return owners, rows, scores[owners, rows]
+
+
+def _tensorflow(tf) -> Backend:
+    """Only candidates leave the device. Products in full float32: no TensorFloat-32."""
+
+    def product(left: np.ndarray, right: np.ndarray):
+        former = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            return tf.matmul(left, right, transpose_b=True)
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(former)
+
+    def reaching(scores, bound: np.ndarray) -> tuple[np.ndarray, ...]:
+        places = tf.where(scores >= bound)
+        found = tf.gather_nd(scores, places).numpy()
+        return *places.numpy().T, found
+
+    return Backend(
+        product, lambda scores, k: tf.math.top_k(scores, k, sorted=True)[0][:, -1].numpy(), reaching
+    )

@@ -261,16 +261,30 @@ class DataLoaderSection:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSection:
-    """Metrics of evaluation; the first value of the first one chooses ``best_model``."""
+    """Metrics of evaluation, and what is done with embeddings before.
+
+    Attributes:
+        Eval: Metrics; the first value of the first one chooses ``best_model``.
+        Ranking: Improvements of the ranking, in order; see :mod:`keras_featx.reranking`.
+        paddle: Give PaddleClas' own figures besides; see :mod:`keras_featx.paddle_protocol`.
+    """
 
     Eval: tuple[Component, ...] = part(
         "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
     )
+    Ranking: tuple[Component, ...] = part("ranking", (), many=True)
+    paddle: bool = False
 
     def check(self, path: str) -> None:
         """Refuse an empty list."""
         if not self.Eval:
             raise ConfigError(f"{path}.Eval: expected at least one metric, got []")
+        for i, step in enumerate(self.Ranking[:-1]):
+            if step.name == "KReciprocal":
+                raise ConfigError(
+                    f"{path}.Ranking.{i}: expected KReciprocal last, got it at {i} of "
+                    f"{len(self.Ranking)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

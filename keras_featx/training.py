@@ -16,8 +16,9 @@ from keras_featx.averaging import averaged
 from keras_featx.config import dump_config
 from keras_featx.data import faults, outputs, pipeline
 from keras_featx.data.samples import Samples
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import embed, evaluate_samples
+from keras_featx.evaluation import evaluate_samples
 from keras_featx.heads.layers import DynamicArcMargin, MarginHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.optimizers import build_optimizer, freeze, named_weights

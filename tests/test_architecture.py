@@ -11,15 +11,26 @@ PACKAGE = Path(__file__).parent.parent / "keras_featx"
 
 # From the bottom up: a module may import what stands in an earlier row.
 LAYERS = [
-    ["_version", "errors", "backbones", "data", "data.sniff", "doctor", "search", "chunks"],
-    ["data.files", "data.records", "data.examples", "progress"],
-    ["data.outputs"],
-    ["components", "metrics", "schedules", "bmp", "exif", "opencv_resizing"],
-    ["augment.common", "augment.operations"],
+    [
+        "_version",
+        "errors",
+        "backbones",
+        "data",
+        "data.sniff",
+        "doctor",
+        "similarities",
+        "chunks",
+        "matches",
+    ],
+    ["data.files", "data.records", "data.examples", "progress", "search"],
+    ["data.outputs", "matching"],
+    ["components", "metrics", "verification", "schedules", "bmp", "exif", "opencv_resizing"],
+    ["augment.common", "augment.operations", "results", "reranking", "paddle_protocol"],
+    ["retrieval"],
     ["augment.geometry", "augment.colour", "augment.noise", "augment.erasing", "augment.policies"],
     ["optimizer_section", "decoding"],
     ["sections"],
-    ["config", "resizing"],
+    ["config", "resizing", "ranking"],
     ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
     ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
@@ -48,7 +59,9 @@ LAYERS = [
     ["optimizers.classes"],
     ["optimizers", "optimizers.rules"],
     ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
+    ["embedding"],
     ["checkpoints", "evaluation", "exporters.graph"],
+    ["monitoring"],
     ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
     ["doctor.contents", "doctor.thumbnails"],
     ["doctor.copies"],
@@ -61,6 +74,15 @@ LAYERS = [
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
 FRAMEWORK_FREE = ["config", "components", "sections", "errors", "metrics", "search", "schedules"]
+FRAMEWORK_FREE += [
+    "similarities",
+    "matching",
+    "verification",
+    "results",
+    "matches",
+    "reranking",
+    "retrieval",
+]
 FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]

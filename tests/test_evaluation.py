@@ -5,9 +5,10 @@ import pytest
 from conftest import EMOJI_MINI, randomize
 
 import keras_featx
-from keras_featx import models
+from keras_featx import models, reranking
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import embed, load_eval_samples
+from keras_featx.evaluation import load_eval_samples
 from keras_featx.sections import PreprocessSection
 
 
@@ -124,3 +125,60 @@ def test_missing_parts_are_named(tiny):
     assert str(error.value) == (
         "Global.pretrained_model: expected the weights to evaluate, got null"
     )
+
+
+def test_rankings_are_improved_in_their_order(tiny, extractor):
+    steps = "[{name: Whitening, size: 8}, {name: DatabaseAugmentation, k: 1}, "
+    steps += "{name: QueryExpansion, k: 2, alpha: 1.0}, {name: KReciprocal, k1: 5, k2: 2}]"
+    config = tiny(f"Metric.Ranking={steps}", "Metric.Eval=[Recallk, MRR]")
+    query, gallery = load_eval_samples(config)
+    vectors = [embed(extractor, part) for part in (query, gallery)]
+    fitted = reranking.fit_pca(vectors[1], size=8)
+    vectors = [reranking.whitened(part, *fitted) for part in vectors]
+    vectors[1] = reranking.database_augmentation(vectors[1], k=1)
+    vectors[0] = reranking.query_expansion(*vectors, k=2, alpha=1.0)
+    distance = reranking.k_reciprocal(*vectors, k1=5, k2=2)(slice(None))
+    order = np.argsort(distance, axis=1, kind="stable")
+    ranks = 1 + (gallery.labels[order] == query.labels[:, None]).argmax(1)  # one image each
+    ours = keras_featx.evaluate(config, extractor)
+    np.testing.assert_allclose(ours.per_query["mrr"], 1 / ranks)
+    assert ours["recall@1"] == pytest.approx((ranks == 1).mean())
+    assert (
+        ranks != 1 / keras_featx.evaluate(tiny("Metric.Eval=[MRR]"), extractor).per_query["mrr"]
+    ).any()
+
+
+def test_pairs_are_judged_where_the_config_asks_for_it(tiny, extractor):
+    ours = keras_featx.evaluate(tiny("Metric.Eval=[ROCAUC, {name: TARFAR, far: [0.1]}]"), extractor)
+    assert list(ours) == [
+        "roc_auc", "tar@far=0.1", "queries", "queries_without_match", "gallery",
+        "threshold@far=0.1",
+    ]  # fmt: skip
+    assert 0.3 < ours["roc_auc"] < 1 and -1 < ours["threshold@far=0.1"] < 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "Metric.Ranking=[{name: KReciprocal}, {name: Whitening}]",
+            "Metric.Ranking.0: expected KReciprocal last, got it at 0 of 2",
+        ),
+        (
+            "Metric.Ranking=[{name: QueryExpansion, neighbours: 3}]",
+            "Metric.Ranking.0.neighbours: unknown argument of QueryExpansion",
+        ),
+        (
+            "Metric.Ranking=[{name: QueryExpansion, k: 0}]",
+            "Metric.Ranking.0.k: expected at least 1, got 0",
+        ),
+        (
+            "Metric.Ranking=[Whitening, {name: KReciprocal, k1: 2, k2: 9}]",
+            "Metric.Ranking.1.k2: expected in 1..3, k1 + 1, got 9",
+        ),
+    ],
+)
+def test_impossible_rankings_are_refused(tiny, extractor, override, message):
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate(tiny(override), extractor)
+    assert str(error.value) == message

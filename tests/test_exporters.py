@@ -10,8 +10,8 @@ from PIL import Image
 
 import keras_featx
 from keras_featx import images, models
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import embed
 from keras_featx.exporters import saved_model, verify
 from keras_featx.sections import PreprocessSection
 

@@ -14,8 +14,8 @@ from keras_featx.data import faults, memory, pipeline
 from keras_featx.data.lists import imagenet_list
 from keras_featx.data.samplers import pk_sampler, shuffle
 from keras_featx.data.samples import Samples, turned_identities
+from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import embed, embed_usable
 from keras_featx.models import build_model
 from keras_featx.sections import ArchSection, Component, PreprocessSection
 

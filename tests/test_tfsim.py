@@ -22,12 +22,9 @@ from keras_featx import components, distribute, models, weights
 from keras_featx.config import dump_config, from_dict, load_config
 from keras_featx.errors import ConfigError
 from keras_featx.interop import tfsim
-from keras_featx.metrics import (
-    Labelled,
-    mean_average_precision,
-    recall_at_k,
-    retrieval_metrics,
-)
+from keras_featx.matches import Labelled
+from keras_featx.metrics import mean_average_precision, recall_at_k
+from keras_featx.results import score
 from keras_featx.training import train
 
 NAMES = ["CircleLoss", "MultiSimilarityLoss", "PNLoss", "SoftNearestNeighborLoss", "TripletLoss"]
@@ -522,7 +519,7 @@ def test_our_metrics_equal_those_of_the_library(library, seed):
     label = np.concatenate([np.arange(7), rng.integers(7, size=63)])
     rows = unit(centres[label] + 1.5 * rng.normal(size=(70, 6))).astype("float32")
     query, gallery = (Labelled(rows[s], label[s]) for s in (slice(40, None), slice(40)))
-    found = retrieval_metrics(query, gallery, [recall_at_k, mean_average_precision])
+    found = score(query, gallery, [recall_at_k, mean_average_precision])
 
     distance = library.distances.CosineDistance()(query.embeddings, gallery.embeddings).numpy()
     lookups = [

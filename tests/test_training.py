@@ -18,8 +18,8 @@ from conftest import EMOJI_MINI
 import keras_featx
 from keras_featx import models, weights
 from keras_featx.config import dump_config, load_config
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import embed
 from keras_featx.training import train
 
 

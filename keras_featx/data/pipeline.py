@@ -1,6 +1,7 @@
 """tf.data pipelines over samples: every image is found by its row, so a position is a number."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -222,11 +223,11 @@ def _in_box(box: tf.Tensor, window: images.Window | None) -> images.Window:
     return part
 
 
-def as_samples(data: Samples | Sequence[str]) -> Samples:
+def as_samples(data: Samples | Iterable[str | os.PathLike]) -> Samples:
     """Paths without labels as samples."""
     if isinstance(data, Samples):
         return data
-    paths = list(data)
+    paths = [os.fspath(path) for path in data]
     return Samples("embedding", paths, np.zeros(len(paths), np.int64), np.arange(1, len(paths) + 1))
 
 

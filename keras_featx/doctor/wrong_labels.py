@@ -15,8 +15,9 @@ import numpy as np
 
 from keras_featx.data.samples import Samples
 from keras_featx.doctor.findings import Finding, Part, label_name
-from keras_featx.evaluation import embed, progress
+from keras_featx.embedding import embed
 from keras_featx.models import build_model
+from keras_featx.progress import progress
 from keras_featx.sections import Config
 
 # Of cosines, after the mean of all embeddings is taken out.

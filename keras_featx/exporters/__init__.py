@@ -56,7 +56,7 @@ def export(
     if model is None and not config.Global.pretrained_model:
         raise ConfigError("Global.pretrained_model: expected the weights to export, got null")
 
-    from keras_featx.evaluation import embed
+    from keras_featx.embedding import embed
     from keras_featx.exporters import litert, saved_model, verify
     from keras_featx.models import build_model
 
