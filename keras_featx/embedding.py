@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_featx import distribute
 from keras_featx.data import faults, files, outputs, pipeline
 from keras_featx.data.samples import Samples
-from keras_featx.errors import RunError
+from keras_featx.errors import ConfigError, RunError
 from keras_featx.progress import progress
 from keras_featx.sections import ArchSection, PreprocessSection
 
@@ -53,6 +53,7 @@ def embed(
         ``(images, embedding_size)``, unit norm; a memory map where there is an ``output``.
 
     Raises:
+        ConfigError: On an ``output`` that is an address, or another ``dtype``.
         RunError: On an undecodable image, with its path.
 
     Example:
@@ -68,6 +69,10 @@ def embed(
     if isinstance(preprocess, ArchSection):
         preprocess = preprocess.Preprocess
     preprocess = preprocess or PreprocessSection()
+    if dtype not in ("float32", "float16"):
+        raise ConfigError(f"dtype: expected 'float32' or 'float16', got {dtype!r}")
+    if output is not None and files.is_remote(os.fspath(output)):
+        raise ConfigError(f"output: expected a local file, got {os.fspath(output)!r}")
     shape = (len(samples), model.output_shape[-1])
     if output is None:
         store: Any = _Memory(np.empty(shape, dtype))
@@ -179,6 +184,8 @@ class _File(_Memory):
         self.fingerprint, self.noted = fingerprint, time.monotonic()
         done = self._done()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not done:  # a note of other work must not be taken for one of this
+            self.beside.unlink(missing_ok=True)
         array = np.lib.format.open_memmap(self.part, "r+" if done else "w+", dtype, shape)
         super().__init__(array)
         self.done = done
@@ -190,8 +197,8 @@ class _File(_Memory):
             note = json.loads(self.beside.read_text())
         except (OSError, ValueError):
             return 0
-        there = self.part.exists() and note.get("fingerprint") == self.fingerprint
-        return int(note["done"]) if there else 0
+        same = isinstance(note, dict) and note.get("fingerprint") == self.fingerprint
+        return int(note["done"]) if same and self.part.exists() else 0
 
     def add(self, embeddings: np.ndarray) -> None:
         super().add(embeddings)
@@ -206,17 +213,16 @@ class _File(_Memory):
 
     def finished(self) -> np.ndarray:
         os.replace(self.part, self.path)
-        self.beside.unlink()
+        self.beside.unlink(missing_ok=True)
         return np.load(self.path, mmap_mode="r")
 
 
 def _fingerprint(model, samples: Samples, preprocess: PreprocessSection, dtype: str) -> str:
     """What makes embeddings these."""
-    digest = hashlib.sha256(repr((preprocess, dtype, model.input_shape)).encode())
+    about = (preprocess, dtype, model.input_shape, len(samples))
+    digest = hashlib.sha256(repr(about).encode() + model.to_json().encode())
     for weight in model.weights:
-        digest.update(
-            weight.path.encode() + np.ascontiguousarray(distribute.read(weight)).tobytes()
-        )
+        digest.update(np.ascontiguousarray(distribute.read(weight)).tobytes())
     for image in samples.images():
         digest.update(repr(image).encode())
     for path in sorted(set(samples.paths)) if samples.pixels is None else ():

@@ -11,7 +11,7 @@ from keras_featx.data import memory
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import improved

@@ -6,7 +6,6 @@ float32. A float32 matrix product decides nearly all comparisons; the few that a
 error are decided by the exact values, so ranks do not depend on the sizes of blocks.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,14 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_featx.matches import Labelled, Matches, nothing, reordered, stacked
-from keras_featx.search import BLOCKS, check_vectors
-from keras_featx.similarities import SIMILARITIES
+from keras_featx.labelled import Labelled, Matches, nothing, reordered, stacked
+from keras_featx.search import BLOCKS, check_vectors, cores
+from keras_featx.similarities import SIMILARITIES, pair_values
 
-# Pairs whose exact values are computed at a time.
-_PAIRS = 8192
 # With more entries to place, sorting a query's scores is faster than passing over them for each.
-_MANY = 24
+_MANY = 16
+# Queries that one thread looks at, at a time.
+_ROWS = 64
+
+# Of NumPy's kinds of types, those that can be equal.
+_KINDS = {"i": "numbers", "u": "numbers", "b": "numbers", "U": "names", "O": "names"}
 
 Distances = Callable[[np.ndarray, np.ndarray], Callable[[slice], np.ndarray]]
 
@@ -54,7 +56,7 @@ def find_matches(
 
     Example:
         >>> import numpy as np
-        >>> from keras_featx.matches import Labelled
+        >>> from keras_featx.labelled import Labelled
         >>> from keras_featx.matching import find_matches
         >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], "float32")
         >>> found = find_matches(
@@ -64,15 +66,17 @@ def find_matches(
         ([2, 3], [1, 2])
     """
     _check(query, gallery, leave_one_out)
+    known = check_vectors(query.embeddings, gallery.embeddings)
     if query.groups is None:
-        return _find(query, gallery, leave_one_out, block_sizes, distances)
+        return _find(query, gallery, known, leave_one_out, block_sizes, distances)
     parts, order = [], []
     for group in np.unique(query.groups):
         ours, theirs = (np.flatnonzero(x.groups == group) for x in (query, gallery))
         found = nothing(len(ours))
         if len(theirs):
             parted = query.take(ours), gallery.take(theirs)
-            found = _find(*parted, leave_one_out, block_sizes, distances)
+            norms = known[0][ours], known[1][theirs]
+            found = _find(*parted, norms, leave_one_out, block_sizes, distances)
         parts.append(replace(found, rows=theirs[found.rows]))
         order.append(ours)
     found = stacked(parts)
@@ -88,8 +92,20 @@ def _check(query: Labelled, gallery: Labelled, leave_one_out: bool) -> None:
                     f"{name}: expected {len(part.embeddings)} {field}, one for each embedding, "
                     f"got {' x '.join(map(str, np.shape(values)))}"
                 )
-    if (query.groups is None) != (gallery.groups is None):
-        raise ValueError("groups: expected of both query and gallery, or of neither")
+    if not len(query.labels):
+        raise ValueError("query: expected at least one row, got none")
+    for field in ("labels", "ids", "cameras", "groups"):
+        ours, theirs = (getattr(part, field) for part in (query, gallery))
+        if (ours is None) != (theirs is None):
+            raise ValueError(f"{field}: expected of both query and gallery, or of neither")
+        kinds = [np.asarray(values).dtype.kind for values in (ours, theirs)]
+        if ours is not None and len({_KINDS.get(kind, kind) for kind in kinds}) > 1:
+            raise ValueError(
+                f"{field}: expected of one kind, got {ours.dtype} of the query and {theirs.dtype} "
+                "of the gallery"
+            )
+        if field == "labels" and _KINDS.get(kinds[0]) != "numbers":
+            raise ValueError(f"labels: expected whole numbers, got {ours.dtype}")
     if leave_one_out and len(query.labels) != len(gallery.labels):
         raise ValueError(
             f"leave_one_out: expected one set as query and gallery, got {len(query.labels)} and "
@@ -97,85 +113,83 @@ def _check(query: Labelled, gallery: Labelled, leave_one_out: bool) -> None:
         )
     if leave_one_out and query.groups is not None and (query.groups != gallery.groups).any():
         raise ValueError("leave_one_out: expected the same groups of query and gallery")
-    check_vectors(query.embeddings, gallery.embeddings)
 
 
-def _find(query, gallery, leave_one_out: bool, block_sizes, distances) -> Matches:
+def _find(query, gallery, norms, leave_one_out: bool, block_sizes, distances) -> Matches:
     own_rows = np.arange(len(query.labels)) if leave_one_out else None
     by_label = np.argsort(gallery.labels, kind="stable")
     ordered = gallery.labels[by_label]
-    source = _products(query, gallery, block_sizes[1])
+    source, size = _inner_products(query, gallery, norms, block_sizes[1]), block_sizes[0]
     if distances is not None:
         source = _given(distances(query.embeddings, gallery.embeddings))
+        size = min(size, _ROWS)  # a row of all distances for each
     found = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for part in _slices(len(query.labels), block_sizes[0]):
+    with ThreadPoolExecutor(cores()) as pool:
+        for part in _slices(len(query.labels), size):
             block = query.take(part)
             owners, rows = same_label(block.labels, ordered, by_label)
             out = _excluded(block, gallery, owners, rows)
             if own_rows is not None:
                 out |= rows == own_rows[part][owners]
-            scores = source(part)
-            values = scores.of_pairs(owners, rows)
-            before = np.zeros(len(owners), "int64")
-            starts = np.searchsorted(owners, np.arange(len(block.labels) + 1))
-            for first, ours in scores.blocks:
-                sure, open_pairs = _counted(pool, ours, starts, values, scores.error)
-                before += sure + _decided(scores, owners, rows, values, open_pairs, first)
+            before, values = _counted(pool, source(part), owners, rows, len(block.labels))
             one = _ranked(owners, rows, values, before, out, len(block.labels))
             found.append(replace(one, entries=len(gallery.labels) - one.excluded))
     return stacked(found)
+
+
+class _Block(NamedTuple):
+    """Scores of a block of queries in a block of the gallery.
+
+    Attributes:
+        first: Its first gallery row.
+        scores: float32 ``(queries, rows)``.
+        error: The most by which a score differs from its value ``(queries,)``.
+    """
+
+    first: int
+    scores: np.ndarray
+    error: np.ndarray
 
 
 class _Scores(NamedTuple):
     """Scores of a block of queries.
 
     Attributes:
-        blocks: Pairs of a first gallery row and float32 scores ``(queries, rows)`` from it on.
+        blocks: Of the gallery, one after the other.
         of_pairs: Exact values, float32, of queries of the block and gallery rows.
-        error: The most by which a score differs from its value ``(queries,)``.
     """
 
-    blocks: Iterable[tuple[int, np.ndarray]]
+    blocks: Iterable[_Block]
     of_pairs: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    error: np.ndarray
 
 
-def _products(query: Labelled, gallery: Labelled, size: int) -> Callable[[slice], _Scores]:
-    """Inner products."""
+def _inner_products(
+    query: Labelled, gallery: Labelled, norms: tuple[np.ndarray, np.ndarray], size: int
+) -> Callable[[slice], _Scores]:
     similarity = SIMILARITIES["inner_product"]
-    norms = check_vectors(query.embeddings, gallery.embeddings)
-    error = similarity.error(norms[0], norms[1].max(), query.embeddings.shape[1])
 
     def scores(part: slice) -> _Scores:
         vectors = query.embeddings[part]
         left = similarity.query(vectors)
         blocks = (
-            (there.start, left @ similarity.gallery(gallery.embeddings[there]).T)
+            _Block(
+                there.start,
+                left @ similarity.gallery(gallery.embeddings[there]).T,
+                similarity.error(norms[0][part], norms[1][there].max(), vectors.shape[1]),
+            )
             for there in _slices(len(gallery.labels), size)
         )
-
-        def of_pairs(owners: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            return pair_values(vectors, gallery.embeddings, owners, rows)
-
-        return _Scores(blocks, of_pairs, error[part])
+        return _Scores(
+            blocks, lambda *pairs: pair_values("inner_product", vectors, gallery.embeddings, *pairs)
+        )
 
     return scores
-
-
-def pair_values(query: np.ndarray, gallery: np.ndarray, owners, rows) -> np.ndarray:
-    """Exact inner products of query and gallery rows, float32 ``(pairs,)``."""
-    values = np.empty(len(owners), "float32")
-    for some in _slices(len(owners), _PAIRS):
-        pairs = query[owners[some]], gallery[rows[some]]
-        values[some] = SIMILARITIES["inner_product"].pairs(*pairs)
-    return values
 
 
 def _given(distances: Callable[[slice], np.ndarray]) -> Callable[[slice], _Scores]:
     def scores(part: slice) -> _Scores:
         found = -distances(part)
-        return _Scores([(0, found)], lambda *pairs: found[pairs], np.zeros(len(found)))
+        return _Scores([_Block(0, found, np.zeros(len(found)))], lambda *pairs: found[pairs])
 
     return scores
 
@@ -203,48 +217,89 @@ def _excluded(block: Labelled, gallery: Labelled, owners: np.ndarray, rows: np.n
     return out
 
 
-def _counted(pool, scores: np.ndarray, starts: np.ndarray, values: np.ndarray, error: np.ndarray):
-    """Of each pair, how many scores are surely larger, and which are too close to tell."""
-
-    def look(i: int):
-        wanted = values[starts[i] : starts[i + 1]].astype("float64")
-        if not len(wanted):
-            return np.zeros(0, "int64"), []
-        row = scores[i]
-        # Rounded away from the value, so that whatever is in doubt is between the bounds.
-        high = np.nextafter((wanted + error[i]).astype("float32"), np.float32(np.inf))
-        low = np.nextafter((wanted - error[i]).astype("float32"), np.float32(-np.inf))
-        if len(wanted) > _MANY:
-            ordered = np.sort(row)
-            sure = len(row) - np.searchsorted(ordered, high, "right")
-            close = len(row) - np.searchsorted(ordered, low, "left") - sure
-        else:
-            sure = np.array([np.count_nonzero(row > bound) for bound in high])
-            close = np.array([np.count_nonzero(row >= bound) for bound in low]) - sure
-        return sure, [
-            (starts[i] + j, np.flatnonzero((row >= low[j]) & (row <= high[j])))
-            for j in np.flatnonzero(close)
-        ]
-
-    found = list(pool.map(look, range(len(scores)), chunksize=64))
-    sure = np.concatenate([counts for counts, _ in found])
-    return sure, [pair for _, pairs in found for pair in pairs]
-
-
-def _decided(scores: _Scores, owners, rows, values, open_pairs, first: int) -> np.ndarray:
-    """Of each pair, how many of the scores that were too close come before it."""
+def _counted(pool, scores: _Scores, owners, rows, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair, how many gallery entries come before it; and its value."""
+    values = scores.of_pairs(owners, rows)
     before = np.zeros(len(owners), "int64")
-    if not open_pairs:
-        return before
-    numbers = np.repeat([n for n, _ in open_pairs], [len(columns) for _, columns in open_pairs])
-    others = np.concatenate([columns for _, columns in open_pairs]) + first
-    different = others != rows[numbers]
-    numbers, others = numbers[different], others[different]
-    theirs = scores.of_pairs(owners[numbers], others)
-    ours = values[numbers]
-    ahead = (theirs > ours) | ((theirs == ours) & (others < rows[numbers]))
-    np.add.at(before, numbers[ahead], 1)
-    return before
+    starts = np.searchsorted(owners, np.arange(count + 1))
+    chunks = list(_slices(count, _ROWS))
+
+    for block in scores.blocks:
+
+        def look(chunk: slice, block=block) -> np.ndarray:
+            return _counted_in(block, scores.of_pairs, chunk, starts, rows, values)
+
+        found = np.concatenate(list(pool.map(look, chunks)))
+        before += found
+    return before, values
+
+
+def _counted_in(block: _Block, of_pairs, chunk: slice, starts, rows, values) -> np.ndarray:
+    """What comes before the pairs of some queries, of one block of the gallery."""
+    queries = range(chunk.start, chunk.stop)
+    bounds = [_bounds(block, i, values[starts[i] : starts[i + 1]]) for i in queries]
+    doubtful = [
+        _doubtful(block.scores[i], low, high)
+        for i, (low, high) in zip(queries, bounds, strict=True)
+    ]
+    sizes = [len(columns) for columns in doubtful]
+    exact = of_pairs(
+        np.repeat(np.arange(chunk.start, chunk.stop), sizes),
+        np.concatenate(doubtful) + block.first,
+    )
+    found, end = [], 0
+    for i, (_, high), columns in zip(queries, bounds, doubtful, strict=True):
+        own = slice(starts[i], starts[i + 1])
+        ours, end = exact[end : end + len(columns)], end + len(columns)
+        row = block.scores[i]
+        # All that are surely before, less those in doubt among them, which are counted exactly.
+        sure = _number_above(row, high) - _number_above(row[columns], high)
+        there = columns + block.first
+        found.append(sure + _number_before(ours, there, values[own], rows[own]))
+    return np.concatenate(found)
+
+
+def _bounds(block: _Block, i: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores below and above which there is no doubt, rounded away from the values."""
+    wide = values.astype("float64")
+    low, high = wide - block.error[i], wide + block.error[i]
+    return (
+        np.nextafter(low.astype("float32"), np.float32(-np.inf)),
+        np.nextafter(high.astype("float32"), np.float32(np.inf)),
+    )
+
+
+def _doubtful(row: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Columns of scores within any of the bounds, rising."""
+    if len(low) <= _MANY:
+        mask = np.zeros(len(row), bool)
+        for least, most in zip(low, high, strict=True):
+            mask |= (row >= least) & (row <= most)
+        return np.flatnonzero(mask)
+    order = np.argsort(row)
+    ordered = row[order]
+    marks = np.zeros(len(row) + 1, "int64")
+    np.add.at(marks, np.searchsorted(ordered, low, "left"), 1)
+    np.add.at(marks, np.searchsorted(ordered, high, "right"), -1)
+    return np.sort(order[np.cumsum(marks[:-1]) > 0])
+
+
+def _number_above(scores: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    if len(bounds) <= _MANY:
+        return np.array([np.count_nonzero(scores > bound) for bound in bounds], "int64")
+    return len(scores) - np.searchsorted(np.sort(scores), bounds, "right")
+
+
+def _number_before(values, rows, ours: np.ndarray, own_rows: np.ndarray) -> np.ndarray:
+    """How many come before each of ours: of a larger value, or the same one in a lower row."""
+    order = np.lexsort((rows, -values))
+    falling, rows = -values[order], rows[order]
+    first = np.searchsorted(falling, -ours, "left")
+    last = np.searchsorted(falling, -ours, "right")
+    lower = [
+        np.searchsorted(rows[a:b], row) for a, b, row in zip(first, last, own_rows, strict=True)
+    ]
+    return first + np.array(lower, "int64")
 
 
 def _ranked(owners, rows, values, before, out, count: int) -> Matches:

@@ -10,7 +10,7 @@ have no value and are not passed to them.
 import numpy as np
 
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Matches
+from keras_featx.labelled import Matches
 
 
 def recall_at_k(matches: Matches, *, topk: tuple[int, ...] = (1, 5)) -> dict[str, np.ndarray]:
@@ -152,11 +152,12 @@ def ndcg_at_k(matches: Matches, *, topk: tuple[int, ...] = (10,)) -> dict[str, n
     """
     gains = 1 / np.log2(matches.ranks + 1.0)
     ideal = np.cumsum(1 / np.log2(np.arange(matches.counts.max(initial=1)) + 2.0))
-    return {
-        f"ndcg@{k}": _sums(matches, gains * (matches.ranks <= k))
-        / ideal[np.minimum(matches.counts, k) - 1]
-        for k in _checked(topk)
-    }
+    found = {}
+    for k in _checked(topk):
+        gain = _sums(matches, gains * (matches.ranks <= k))
+        # Sums in two orders may differ in their last digit.
+        found[f"ndcg@{k}"] = np.minimum(gain / ideal[np.minimum(matches.counts, k) - 1], 1.0)
+    return found
 
 
 def from_relevant(rankings: list) -> Matches:

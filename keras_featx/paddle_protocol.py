@@ -9,8 +9,7 @@ A block without any match makes its mean NaN there; here it is left out.
 
 import numpy as np
 
-from keras_featx.matches import Labelled
-from keras_featx.search import similarity
+from keras_featx.labelled import Labelled
 
 BLOCK = 64
 
@@ -39,7 +38,7 @@ def paddle_figures(
 
     Example:
         >>> import numpy as np
-        >>> from keras_featx.matches import Labelled
+        >>> from keras_featx.labelled import Labelled
         >>> from keras_featx.paddle_protocol import paddle_figures
         >>> points = Labelled(np.eye(2, dtype="float32"), np.array([0, 1]))
         >>> paddle_figures(points, points, topk=(1,))
@@ -47,9 +46,11 @@ def paddle_figures(
     """
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
+    right = gallery.embeddings.T.astype("float64")
     for start in range(0, len(query.labels), block_size):
         block = query.take(slice(start, start + block_size))
-        relevant = _relevant(block, gallery)
+        similar = (block.embeddings.astype("float64") @ right).astype("float32")
+        relevant = _relevant(similar, block, gallery)
         for name, values in _values(relevant, topk).items():
             finite = values[np.isfinite(values)]
             if len(finite):
@@ -58,9 +59,8 @@ def paddle_figures(
     return {f"paddle/{name}": float(total / weights[name]) for name, total in sums.items()}
 
 
-def _relevant(block: Labelled, gallery: Labelled) -> np.ndarray:
+def _relevant(similar: np.ndarray, block: Labelled, gallery: Labelled) -> np.ndarray:
     """Whether each entry of the rankings counts, ``(queries, entries)``."""
-    similar = similarity(block.embeddings, gallery.embeddings)
     matching = block.labels[:, None] == gallery.labels
     if block.ids is not None and gallery.ids is not None:
         kept = ~(matching & (block.ids[:, None] == gallery.ids))

@@ -46,6 +46,6 @@ def improved(
 def _called(function: Callable, key: str, query: np.ndarray, gallery: np.ndarray, **arguments):
     try:
         return function(query, gallery, **arguments)
-    except ConfigError as error:
+    except ValueError as error:
         named = str(error).split(" ", 1)[0].endswith(":")
         raise ConfigError(f"{key}{'.' if named else ': '}{error}") from None

@@ -1,7 +1,7 @@
 """Better rankings from the neighbours of neighbours: no training, only more search.
 
 The functions that change embeddings return unit vectors and may stand one after the other;
-:func:`k_reciprocal` comes last, as it gives distances instead. NumPy only.
+:func:`k_reciprocal` comes last, as it gives distances instead.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_featx.errors import ConfigError
-from keras_featx.search import nearest
+from keras_featx.search import check_vectors, nearest
+from keras_featx.similarities import row_blocks
 
 _CHUNK = 256
 _ROWS = 8192
@@ -89,10 +90,15 @@ def fit_pca(embeddings: np.ndarray, *, size: int | None = None) -> tuple[np.ndar
         ConfigError: If more components are asked for than vary.
     """
     mean = embeddings.mean(0, dtype="float64")
-    centred = embeddings - mean
-    values, vectors = np.linalg.eigh(centred.T @ centred / max(1, len(embeddings) - 1))
+    covariance = np.zeros((embeddings.shape[1],) * 2)
+    for part in row_blocks(embeddings):
+        centred = embeddings[part] - mean
+        covariance += centred.T @ centred
+    values, vectors = np.linalg.eigh(covariance / max(1, len(embeddings) - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
-    varying = int(np.count_nonzero(values > values[0] * 1e-9))
+    varying = int(np.count_nonzero(values > max(values[0], 0) * 1e-9))
+    if not varying:
+        raise ConfigError(f"expected embeddings that differ, got {len(embeddings)} equal ones")
     if size is not None and not 1 <= size <= varying:
         raise ConfigError(
             f"size: expected 1 to {varying}, the number of components that vary in "
@@ -122,7 +128,7 @@ def k_reciprocal(
 
     What is near to the same images is near to one another: sets of mutual neighbours are compared
     (Jaccard distance), and the distance of the vectors counts besides. Memory grows with
-    ``(queries + entries) * k1``; a dense row exists only for the queries asked for.
+    ``(queries + entries) * (size + k1)``; a dense row exists only for the queries asked for.
 
     Args:
         query: Float ``(queries, size)``.
@@ -136,6 +142,7 @@ def k_reciprocal(
 
     Raises:
         ConfigError: On arguments outside their range.
+        ValueError: On vectors that do not fit together or are not finite.
 
     Example:
         >>> import numpy as np
@@ -144,6 +151,7 @@ def k_reciprocal(
         >>> k_reciprocal(points[:5], points[5:], k1=6, k2=2)(slice(0, 3)).shape
         (3, 25)
     """
+    check_vectors(query, gallery)
     if not 1 <= k2 <= k1 + 1:
         raise ConfigError(f"k2: expected in 1..{k1 + 1}, k1 + 1, got {k2}")
     if k1 < 1:
@@ -162,18 +170,22 @@ def k_reciprocal(
     order = first + np.argsort(columns[first:], kind="stable")
     by_column = np.searchsorted(columns[order], np.arange(len(both) + 1))
     holders, held = rows[order] - len(query), values[order]
-    squares = np.einsum("ij,ij->i", gallery, gallery, dtype="float64")
+    right = gallery.astype("float64").T
+    squares = np.einsum("ij,ij->j", right, right)
 
     def distances(part: slice) -> np.ndarray:
         block = np.asarray(query[part], "float64")
         own = np.einsum("ij,ij->i", block, block)
-        plain = own[:, None] + squares - 2 * block @ gallery.T.astype("float64")
-        plain = np.maximum(plain, 0) / farthest[: len(query)][part, None]
+        plain = block @ right
+        plain *= -2
+        plain += own[:, None] + squares
+        plain = np.maximum(plain, 0, out=plain)
+        plain /= farthest[: len(query)][part, None]
         for i, row in zip(range(len(block)), range(len(query))[part], strict=True):
             ours = slice(starts[row], starts[row + 1])
             spans = [(by_column[c], by_column[c + 1]) for c in columns[ours]]
-            found = np.concatenate([np.arange(a, b) for a, b in spans])
-            limits = np.repeat(values[ours], [b - a for a, b in spans])
+            found = np.concatenate([np.zeros(0, "int64"), *(np.arange(a, b) for a, b in spans)])
+            limits = np.repeat(values[ours], np.array([b - a for a, b in spans], "int64"))
             common = np.bincount(
                 holders[found], np.minimum(held[found], limits), minlength=len(gallery)
             )
@@ -191,7 +203,8 @@ def _largest_distances(vectors: np.ndarray) -> np.ndarray:
         part = slice(start, start + _CHUNK)
         for first in range(0, len(vectors), _ROWS):
             others = slice(first, first + _ROWS)
-            scores = squares[others] - 2 * (vectors[part] @ vectors[others].T)
+            products = vectors[part].astype("float64") @ vectors[others].T.astype("float64")
+            scores = squares[others] - 2 * products
             largest[part] = np.maximum(largest[part], scores.max(1) + squares[part])
     return np.maximum(largest, np.finfo("float64").tiny)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_featx.data import outputs
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled, Matches
+from keras_featx.labelled import Labelled, Matches
 from keras_featx.matching import Distances, find_matches
 from keras_featx.search import BLOCKS
 from keras_featx.verification import Pairs, count_pairs
@@ -102,7 +102,8 @@ class RetrievalResult(Mapping):
         """95 % intervals of the means, ``{name: (low, high)}``.
 
         Percentiles of 1,000 bootstrap resamples of the identities, each with all its queries, as
-        the next data set will hold other identities. Empty with a single identity.
+        the next data set will hold other identities. Empty with a single identity. Takes seconds
+        with tens of thousands of identities, once.
         """
         names, sums, weights = self._by_identity
         if len(sums) < 2:
@@ -116,13 +117,13 @@ class RetrievalResult(Mapping):
         bounds = np.quantile(np.concatenate(means), [_TAIL, 1 - _TAIL], axis=0)
         return {name: (float(a), float(b)) for name, a, b in zip(names, *bounds, strict=True)}
 
-    def by_class(self) -> dict[int, dict[str, float | int]]:
+    def by_class(self) -> dict[int | str, dict[str, float | int]]:
         """``{label: {name: mean, ..., "queries": number}}``."""
         names, sums, weights = self._by_identity
         labels, counts = np.unique(self.labels, return_counts=True)
         return {
-            int(label): dict(zip(names, row.tolist(), strict=True)) | {"queries": int(count)}
-            for label, row, count in zip(labels, sums / weights, counts, strict=True)
+            label: dict(zip(names, row.tolist(), strict=True)) | {"queries": int(count)}
+            for label, row, count in zip(labels.tolist(), sums / weights, counts, strict=True)
         }
 
     def class_averaged(self) -> dict[str, float]:
@@ -209,7 +210,7 @@ def score(
 
     Example:
         >>> import numpy as np
-        >>> from keras_featx.matches import Labelled
+        >>> from keras_featx.labelled import Labelled
         >>> from keras_featx.metrics import recall_at_k
         >>> from keras_featx.results import score
         >>> points = Labelled(np.eye(3, dtype="float32"), np.array([0, 1, 2]))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_featx.similarities import SIMILARITIES, Similarity, norms
+from keras_featx.similarities import SIMILARITIES, Similarity, norms, pair_values
 
 # Queries and gallery rows of a product: 32 MiB of scores.
 BLOCKS = (1024, 8192)
@@ -20,8 +20,6 @@ BLOCKS = (1024, 8192)
 _ROWS = 128
 # Scores of a query that give its first threshold.
 _FIRST = 1024
-# Pairs whose exact values are computed at a time.
-_PAIRS = 8192
 # Candidates of a query, besides the k nearest, before they are ranked to make room.
 _SPARE = 4096
 
@@ -53,7 +51,8 @@ def nearest(
     """The ``k`` gallery rows nearest to each query, best first.
 
     Values are float64 sums rounded to float32, and ties of them go to the lowest gallery row: the
-    answer depends neither on the sizes of blocks nor on the machine.
+    answer depends neither on the sizes of blocks nor on the machine. Where float32 can hardly tell
+    entries apart (thousands of near copies), exact values decide, which takes much longer.
 
     Args:
         query: Float ``(queries, size)``; for ``hamming`` packed bits, uint8 ``(queries, bytes)``
@@ -81,6 +80,7 @@ def nearest(
         >>> nearest(np.zeros((1, 2)), np.array([[3.0, 4.0]]), k=1, metric="euclidean")[0].tolist()
         [[5.0]]
     """
+    query, gallery = np.asanyarray(query), np.asanyarray(gallery)
     similarity = _checked_metric(metric)
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
@@ -88,29 +88,30 @@ def nearest(
         raise ValueError(f"block_sizes: expected at least 1, got {block_sizes}")
     query_norms, gallery_norms = check_vectors(query, gallery, metric)
     k = min(k, len(gallery))
-    slack = 2 * similarity.error(query_norms, gallery_norms.max(), query.shape[1])
     values = np.empty((len(query), k), "float32")
     rows = np.empty((len(query), k), "int64")
     run = _backend(backend)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(query), block_sizes[0]):
             part = slice(start, start + block_sizes[0])
             block = query[part]
             found = [
-                Candidates(block[i : i + _ROWS], slack[part][i : i + _ROWS], k)
+                Candidates(block[i : i + _ROWS], gallery, metric, k)
                 for i in range(0, len(block), _ROWS)
             ]
             left = similarity.query(block)
             for first in range(0, len(gallery), block_sizes[1]):
-                right = similarity.gallery(gallery[first : first + block_sizes[1]])
-                scores = run.product(left, right)
+                there = slice(first, first + block_sizes[1])
+                scores = run.product(left, similarity.gallery(gallery[there]))
+                largest = gallery_norms[there].max()
+                error = similarity.error(query_norms[part], largest, query.shape[1])
 
-                def look(i: int, scores=scores, first=first, found=found) -> None:
-                    ours = scores[i * _ROWS : (i + 1) * _ROWS]
-                    found[i].add(ours, first, run, similarity, gallery)
+                def look(i: int, scores=scores, error=error, first=first, found=found) -> None:
+                    ours = slice(i * _ROWS, (i + 1) * _ROWS)
+                    found[i].add(scores[ours], error[ours], first, run)
 
                 list(pool.map(look, range(len(found))))
-            ranked = pool.map(lambda one: one.ranked(similarity, gallery), found)
+            ranked = pool.map(Candidates.ranked, found)
             for i, (value, row) in enumerate(ranked):
                 at = start + i * _ROWS
                 values[at : at + len(value)], rows[at : at + len(row)] = value, row
@@ -122,58 +123,53 @@ class Candidates:
 
     Args:
         query: Their vectors.
-        slack: Twice the error of scores ``(queries,)``: less than that below the k-th best score
-            may be as near as it.
+        gallery: All of the gallery.
+        metric: How they are compared.
         k: Neighbours wanted.
     """
 
-    def __init__(self, query: np.ndarray, slack: np.ndarray, k: int):
-        self.query, self.slack, self.k = query, slack, k
-        self.kth = np.full(len(query), -np.inf)  # best known bound of the k-th best score
+    def __init__(self, query: np.ndarray, gallery: np.ndarray, metric: str, k: int):
+        self.query, self.gallery, self.metric, self.k = query, gallery, metric, k
+        self.kth = np.full(len(query), -np.inf)  # the k-th best score is not below it
         self.owners = self.rows = np.zeros(0, "int64")
-        self.scores = np.zeros(0, "float32")
+        self.scores = self.errors = np.zeros(0)
 
-    def add(
-        self, scores: Any, first: int, run: Backend, similarity: Similarity, gallery: np.ndarray
-    ) -> None:
-        """Look at the scores of gallery rows from ``first`` on."""
+    def add(self, scores: Any, error: np.ndarray, first: int, run: Backend) -> None:
+        """Look at scores of gallery rows from ``first`` on, which are off by the error at most."""
         sample = max(_FIRST, 4 * self.k)
         if first == 0 and min(sample, scores.shape[1]) >= self.k:
-            self.kth = run.kth(scores[:, :sample], self.k).astype("float64")
+            self.kth = run.kth(scores[:, :sample], self.k) - error
         # Rounded down, so that nothing is lost.
-        bound = np.nextafter((self.kth - self.slack).astype("float32"), np.float32(-np.inf))
+        bound = np.nextafter((self.kth - error).astype("float32"), np.float32(-np.inf))
         owners, rows, found = run.reaching(scores, bound[:, None])
         self.owners = np.concatenate([self.owners, owners])
         self.rows = np.concatenate([self.rows, rows + first])
         self.scores = np.concatenate([self.scores, found])
+        self.errors = np.concatenate([self.errors, error[owners]])
         self._drop()
         if len(self.owners) > len(self.query) * (self.k + _SPARE):
-            self._rank(similarity, gallery)
+            self._rank()
 
-    def ranked(self, similarity: Similarity, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ranked(self) -> tuple[np.ndarray, np.ndarray]:
         """Values and gallery rows ``(queries, k)``, best first."""
-        values = self._rank(similarity, gallery)
+        values = self._rank()
         shape = (len(self.query), self.k)
         return values.reshape(shape), self.rows.reshape(shape)
 
     def _drop(self) -> None:
         """Drop what the scores rule out by now."""
-        order = np.lexsort((-self.scores, self.owners))
+        least = self.scores - self.errors
+        order = np.lexsort((-least, self.owners))
         ends = np.searchsorted(self.owners[order], np.arange(len(self.query) + 1))
         places = ends[:-1] + self.k - 1
         full = places < ends[1:]
-        best = self.scores[order[places[full]]]
-        self.kth[full] = np.maximum(self.kth[full], best)
-        self._take(self.scores >= (self.kth - self.slack)[self.owners])
+        self.kth[full] = np.maximum(self.kth[full], least[order[places[full]]])
+        self._take(self.scores + self.errors >= self.kth[self.owners])
 
-    def _rank(self, similarity: Similarity, gallery: np.ndarray) -> np.ndarray:
+    def _rank(self) -> np.ndarray:
         """Drop all but the k nearest, and return their values in order."""
-        values = np.empty(len(self.owners), "float32")
-        for start in range(0, len(values), _PAIRS):
-            part = slice(start, start + _PAIRS)
-            pairs = self.query[self.owners[part]], gallery[self.rows[part]]
-            values[part] = similarity.pairs(*pairs)
-        near = values if similarity.is_distance else -values
+        values = pair_values(self.metric, self.query, self.gallery, self.owners, self.rows)
+        near = values if SIMILARITIES[self.metric].is_distance else -values
         order = np.lexsort((self.rows, near, self.owners))
         owners = self.owners[order]
         place = np.arange(len(owners)) - np.searchsorted(owners, np.arange(len(self.query)))[owners]
@@ -183,7 +179,14 @@ class Candidates:
 
     def _take(self, kept: np.ndarray) -> None:
         self.owners, self.rows = self.owners[kept], self.rows[kept]
-        self.scores = self.scores[kept]
+        self.scores, self.errors = self.scores[kept], self.errors[kept]
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_vectors(
@@ -207,11 +210,11 @@ def check_vectors(
         if (metric == "hamming") != (vectors.dtype == np.uint8):
             expected = "uint8, packed bits," if metric == "hamming" else "floats"
             raise ValueError(f"{name}: expected {expected} for {metric}, got {vectors.dtype}")
-        parts = [norms(vectors[i : i + _PAIRS]) for i in range(0, len(vectors), _PAIRS)]
-        lengths = np.concatenate([np.zeros(0), *parts])
+        lengths = norms(vectors)
         # Squares of float32's largest numbers are no float32.
         for bad, what in (
-            (~(lengths < 1e18), "finite values"),
+            (~np.isfinite(lengths), "finite values"),
+            (~(lengths < 1e18), "norms below 1e18"),
             ((lengths == 0) & (metric == "cosine"), "no zero vector"),
         ):
             if bad.any():
@@ -222,15 +225,6 @@ def check_vectors(
                 )
         found.append(lengths)
     return found[0], found[1]
-
-
-def similarity(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Inner products, ``(queries, entries)``, float32 rounded from float64.
-
-    In float32, BLAS gives equal gallery rows products that differ in their last bit by the row's
-    place in the matrix and by the number of queries: ties would be broken, and not by row.
-    """
-    return (query.astype("float64") @ gallery.astype("float64").T).astype("float32")
 
 
 def _checked_metric(name: str) -> Similarity:

@@ -6,7 +6,7 @@ float64 sum in the order of the coordinates, rounded to float32, whatever stands
 only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,10 @@ import numpy as np
 _UNIT = 2.0**-24
 # Roundings of a product besides its sum: of both factors, their norms, the result.
 _MORE = 8
+# What float32 may lose at its lower end, where TensorFlow has no subnormal numbers.
+_LEAST = 2.0**-126
+# Numbers of each of a few float64 arrays at a time.
+_NUMBERS = 2**20
 
 
 class Similarity(NamedTuple):
@@ -41,8 +45,29 @@ def norms(vectors: np.ndarray) -> np.ndarray:
     """Euclidean norms, float64 ``(rows,)``; of bits, the root of their number."""
     if vectors.dtype == np.uint8:
         return np.full(len(vectors), np.sqrt(8 * vectors.shape[1]))
-    wide = vectors.astype("float64")
-    return np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    found = np.empty(len(vectors))
+    for part in row_blocks(vectors):
+        wide = vectors[part].astype("float64")
+        found[part] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    return found
+
+
+def row_blocks(vectors: np.ndarray) -> Iterator[slice]:
+    """Rows to compute with in float64 at a time."""
+    rows = max(1, _NUMBERS // max(1, vectors.shape[1]))
+    for start in range(0, len(vectors), rows):
+        yield slice(start, start + rows)
+
+
+def pair_values(name: str, query: np.ndarray, gallery: np.ndarray, owners, rows) -> np.ndarray:
+    """Exact values of pairs of rows by the similarity of that name, float32 ``(pairs,)``."""
+    values = np.empty(len(owners), "float32")
+    size = max(1, _NUMBERS // max(1, query.shape[1]))
+    for start in range(0, len(owners), size):
+        part = slice(start, start + size)
+        pairs = query[owners[part]], gallery[rows[part]]
+        values[part] = SIMILARITIES[name].pairs(*pairs)
+    return values
 
 
 def _floats(vectors: np.ndarray) -> np.ndarray:
@@ -87,6 +112,11 @@ def _roundings(size: int) -> float:
     return (size + _MORE) * _UNIT
 
 
+def _losses(norms, size: int) -> float:
+    """Of products and factors too small for float32, with vectors of these norms together."""
+    return _LEAST * (size + np.sqrt(size) * norms + _MORE)
+
+
 SIMILARITIES = {
     "cosine": Similarity(
         False, _unit, _unit, _cosines,
@@ -94,12 +124,16 @@ SIMILARITIES = {
     ),
     "inner_product": Similarity(
         False, _floats, _floats, _products,
-        lambda query, gallery, size: _roundings(size) * query * gallery,
+        lambda query, gallery, size: (
+            _roundings(size) * query * gallery + _losses(query + gallery, size)
+        ),
     ),
     # |a - b|^2 = |a|^2 - 2 (a b - |b|^2 / 2)
     "euclidean": Similarity(
         True, _with_ones, _with_half_squares, _distances,
-        lambda query, gallery, size: _roundings(size) * (query + gallery) ** 2,
+        lambda query, gallery, size: (
+            _roundings(size) * (query + gallery) ** 2 + _losses(query + gallery, size)
+        ),
     ),
     # Sums of few ones are exact in float32.
     "hamming": Similarity(

@@ -2,7 +2,7 @@
 
 A *genuine* pair is of one identity, an *impostor* pair of two. Pairs that rankings exclude, and
 those of another group, are neither. All pairs are counted, in memory that does not grow with them:
-similarities of unit vectors are compared in steps of 2**-16.
+similarities of unit vectors, rounded from float64, are compared in steps of 2**-16.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled, Matches
-from keras_featx.matching import pair_values, same_label
+from keras_featx.labelled import Labelled, Matches
+from keras_featx.matching import same_label
 from keras_featx.search import BLOCKS, check_vectors
+from keras_featx.similarities import pair_values
 
 # Steps from -1 to 1.
 STEPS = 2**17
@@ -142,5 +143,7 @@ def count_pairs(
     if not impostor.any():
         raise ConfigError("expected pairs of two identities to judge pairs, got one identity")
     owners = np.repeat(np.arange(len(query.labels)), matches.counts)
-    values = pair_values(query.embeddings, gallery.embeddings, owners, matches.rows)
+    values = pair_values(
+        "inner_product", query.embeddings, gallery.embeddings, owners, matches.rows
+    )
     return Pairs(steps_of(values), impostor)

@@ -20,7 +20,7 @@ LAYERS = [
         "doctor",
         "similarities",
         "chunks",
-        "matches",
+        "labelled",
     ],
     ["data.files", "data.records", "data.examples", "progress", "search"],
     ["data.outputs", "matching"],
@@ -79,7 +79,7 @@ FRAMEWORK_FREE += [
     "matching",
     "verification",
     "results",
-    "matches",
+    "labelled",
     "reranking",
     "retrieval",
 ]

@@ -3,14 +3,16 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import EMOJI_MINI, randomize, tiny_config
 
 from keras_featx import embedding, models
+from keras_featx.data import pipeline
 from keras_featx.embedding import embed
-from keras_featx.errors import RunError
+from keras_featx.errors import ConfigError, RunError
 from keras_featx.sections import PreprocessSection
 
 
@@ -104,6 +106,55 @@ def test_what_is_not_the_same_work_starts_again(change, extractor, pictures, tmp
     expected = embed(model, pictures, batch_size=4, **arguments)
     assert found.dtype == expected.dtype == arguments["dtype"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_note_of_other_work_is_not_taken_for_one_of_this(extractor, pictures, tmp_path):
+    """A run stops; another begins in its place and is killed before its first note."""
+    output = tmp_path / "all.npy"
+    first = embedding._File(output, (23, 16), "float32", "first")
+    first.add(np.ones((9, 16)))
+    first.note()
+    second = embedding._File(output, (23, 16), "float32", "second")
+    second.add(np.zeros((2, 16)))
+    del second
+    assert embedding._File(output, (23, 16), "float32", "first").done == 0
+    (tmp_path / "all.npy.part.json").write_text("[]")
+    assert embedding._File(output, (23, 16), "float32", "first").done == 0
+
+
+def test_two_models_of_the_same_weights_are_two():
+    def model(activation):
+        image = keras.Input((4, 4, 3))
+        vector = keras.layers.Flatten()(keras.layers.Activation(activation, name="a")(image))
+        return keras.Model(
+            image, keras.layers.Dense(2, name="d", kernel_initializer="ones")(vector)
+        )
+
+    samples = pipeline.as_samples([])
+    found = {
+        embedding._fingerprint(model(name), samples, PreprocessSection(), "float32")
+        for name in ("relu", "tanh")
+    }
+    assert len(found) == 2
+
+
+def test_no_images_have_no_embeddings(extractor, tmp_path):
+    assert embed(extractor, []).shape == (0, 16)
+    assert embed(extractor, [], output=tmp_path / "none.npy").shape == (0, 16)
+    assert [path.name for path in tmp_path.glob("none*")] == ["none.npy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int8"}, "dtype: expected 'float32' or 'float16', got 'int8'"),
+        ({"output": "gs://b/x.npy"}, "output: expected a local file, got 'gs://b/x.npy'"),
+    ],
+)
+def test_impossible_arguments_are_refused(extractor, pictures, arguments, message):
+    with pytest.raises(ConfigError) as error:
+        embed(extractor, pictures, **arguments)
+    assert str(error.value) == message
 
 
 def test_half_precision_is_the_rounded_embedding(extractor, pictures):

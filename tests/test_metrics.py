@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from keras_featx import metrics
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.matching import find_matches
 from keras_featx.results import score
 
@@ -29,7 +30,8 @@ OUR_NAMES = {
     "mAP": "map",
     "mINP": "minp",
 }
-BLOCKS = [(1, 7), (64, 64), (1000, 8192)]
+BLOCKS = [(7, 41), (64, 64), (1000, 8192)]
+SMALL_BLOCKS = [(1, 7), (3, 2), (1000, 8192)]
 
 
 def unit(features):
@@ -197,7 +199,7 @@ def test_metrics_equal_loops_on_random_cases(protocol):
     for seed in range(250):
         query, gallery = random_case(seed, protocol)
         expected, scored = brute_force(query, gallery, topk, one_set)
-        blocks = BLOCKS[seed % 3]
+        blocks = SMALL_BLOCKS[seed % 3]
         if not scored:
             seen["without any"] += 1
             with pytest.raises(ConfigError):
@@ -236,6 +238,42 @@ def test_ranks_of_real_vectors_are_those_of_float64(many):
         np.testing.assert_array_equal(answers[0].ranks[found], ranks)
         np.testing.assert_array_equal(answers[0].rows[found], order[i][ranks - 1])
         np.testing.assert_array_equal(answers[0].similarities[found], exact[i][order[i][ranks - 1]])
+
+
+def test_many_near_copies_take_no_more_memory_than_a_block():
+    """Scores that float32 cannot tell apart: every pair is decided exactly."""
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=(1, 24))
+    gallery = unit(centre + 1e-5 * rng.normal(size=(3000, 24))).astype("float32")
+    query = unit(centre + 1e-5 * rng.normal(size=(40, 24))).astype("float32")
+    parts = Labelled(query, np.arange(40) % 2), Labelled(gallery, np.arange(3000) % 40)
+    tracemalloc.start()
+    found = find_matches(*parts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # each pair with all that is in doubt would be 70 MB and more
+    exact = np.einsum("id,jd->ij", query.astype("float64"), gallery).astype("float32")
+    order = np.argsort(-exact, axis=1, kind="stable")
+    expected = [
+        np.flatnonzero(parts[1].labels[row] == label) + 1
+        for row, label in zip(order, parts[0].labels, strict=True)
+    ]
+    np.testing.assert_array_equal(found.ranks, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-21])
+def test_ranks_of_tiny_vectors_are_exact(scale):
+    rng = np.random.default_rng(0)
+    query, gallery = (
+        (rng.normal(size=(n, 32)) * scale).astype("float32") for n in (20, 600)
+    )  # fmt: skip
+    parts = Labelled(query, np.arange(20)), Labelled(gallery, np.arange(600) % 20)
+    exact = np.einsum("id,jd->ij", query.astype("float64"), gallery).astype("float32")
+    order = np.argsort(-exact, axis=1, kind="stable")
+    expected = [np.flatnonzero(parts[1].labels[row] == i) + 1 for i, row in enumerate(order)]
+    for blocks in BLOCKS:
+        found = find_matches(*parts, block_sizes=blocks)
+        np.testing.assert_array_equal(found.ranks, np.concatenate(expected))
 
 
 def test_precision_and_gain_equal_scikit_learn():
@@ -357,6 +395,24 @@ POINTS = Labelled(np.eye(4, 8), np.zeros(4, int))
         (
             POINTS, Labelled(np.eye(4, 8), np.zeros(4, int), groups=np.zeros(4)), {},
             "groups: expected of both query and gallery, or of neither",
+        ),
+        (
+            Labelled(np.eye(4, 8), np.zeros(4, int), np.arange(4)), POINTS, {},
+            "ids: expected of both query and gallery, or of neither",
+        ),
+        (
+            Labelled(np.eye(4, 8), np.zeros(4, int), np.arange(4)),
+            Labelled(np.eye(4, 8), np.zeros(4, int), np.array(["0", "1", "2", "3"])), {},
+            "ids: expected of one kind, got int64 of the query and <U1 of the gallery",
+        ),
+        (
+            Labelled(np.eye(4, 8), np.array(list("abcd"))),
+            Labelled(np.eye(4, 8), np.array(list("abcd"))), {},
+            "labels: expected whole numbers, got <U1",
+        ),
+        (
+            Labelled(np.zeros((0, 8)), np.zeros(0, int)), POINTS, {},
+            "query: expected at least one row, got none",
         ),
         (
             POINTS, Labelled(np.zeros((0, 8)), np.zeros(0, int)), {},

@@ -7,7 +7,7 @@ import pytest
 from test_metrics import golden_case
 
 import keras_featx
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.paddle_protocol import paddle_figures
 
 CASES = ["A", "A_nonorm", "B_same_no_uid", "C_same_uid", "D_camera", "E_nomatch", "F_ties",

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 from keras_featx import reranking
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.matching import find_matches
 from keras_featx.metrics import recall_at_k
 from keras_featx.results import score
@@ -85,6 +85,14 @@ def test_k_reciprocal_equals_the_reference(data_dir, name, arguments, queries, e
     query, gallery = unit(golden["A_qf"][:queries]), unit(golden["A_gf"][:entries])
     ours = reranking.k_reciprocal(query, gallery, **arguments)(WHOLE)
     np.testing.assert_allclose(ours, golden[name], atol=5e-3)
+
+
+def test_copies_of_a_query_have_distances_too():
+    """More of them than there are neighbours: an item may not be among its own."""
+    query = np.repeat(np.eye(4, dtype="float32")[:1], 30, axis=0)
+    gallery = np.eye(4, dtype="float32")
+    distances = reranking.k_reciprocal(query, gallery, k1=20, k2=1)(WHOLE)
+    assert np.isfinite(distances).all() and (distances.argmin(1) == 0).all()
 
 
 def test_ranks_follow_the_distances():
@@ -170,6 +178,10 @@ def test_whitening_equals_scikit_learn():
         (
             lambda a, b: reranking.fit_pca(b[:4], size=5),
             "size: expected 1 to 3, the number of components that vary in 4 embeddings, got 5",
+        ),
+        (
+            lambda a, b: reranking.fit_pca(np.ones((4, 3))),
+            "expected embeddings that differ, got 4 equal ones",
         ),
         (lambda a, b: reranking.k_reciprocal(a, b, k1=0, k2=1), "k1: expected at least 1, got 0"),
         (

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from keras_featx import results
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.metrics import mean_average_precision, recall_at_k
 from keras_featx.results import RetrievalResult, score
 

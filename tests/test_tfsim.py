@@ -22,7 +22,7 @@ from keras_featx import components, distribute, models, weights
 from keras_featx.config import dump_config, from_dict, load_config
 from keras_featx.errors import ConfigError
 from keras_featx.interop import tfsim
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.metrics import mean_average_precision, recall_at_k
 from keras_featx.results import score
 from keras_featx.training import train

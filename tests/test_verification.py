@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from keras_featx.errors import ConfigError
-from keras_featx.matches import Labelled
+from keras_featx.labelled import Labelled
 from keras_featx.metrics import recall_at_k
 from keras_featx.results import score
 from keras_featx.verification import PAIR_METRICS, Pairs, roc_auc, steps_of, tar_at_far
