@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 
 from keras_featx import build_model  # noqa: E402
 from keras_featx.data import lists  # noqa: E402
-from keras_featx.evaluation import embed  # noqa: E402
+from keras_featx.embedding import embed  # noqa: E402
 from keras_featx.weights import pretrained_config  # noqa: E402
 
 # As published for training on 964 background characters (Koch et al. 2015, Lake et al. 2015).

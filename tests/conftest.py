@@ -20,6 +20,11 @@ tf.config.set_logical_device_configuration(
 logging.getLogger("keras_featx").setLevel(logging.INFO)
 
 
+def pytest_runtest_setup(item):
+    """Fresh weights are the same in every run, whatever tests ran before; fixtures come after."""
+    keras.utils.set_random_seed(0)
+
+
 def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
     """Weights and batch statistics under which activations live (a fresh LCNet's die)."""
     rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_featx.doctor import alignment
-from keras_featx.evaluation import progress
+from keras_featx.progress import progress
 
 # Square of the largest distance of two hashes: a cosine of 0.9.
 _REACH = 0.2

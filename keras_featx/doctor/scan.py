@@ -16,7 +16,7 @@ from keras_featx.data import faults, files
 from keras_featx.data.samples import Samples
 from keras_featx.doctor.headers import Header, format_of_name, read_header
 from keras_featx.doctor.options import Limits
-from keras_featx.evaluation import progress
+from keras_featx.progress import progress
 
 # Cells a side of the small picture that likeness is first judged by.
 CELLS = 8
