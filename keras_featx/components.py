@@ -78,7 +78,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "RandomResizedCrop": "keras_featx.augment.geometry:random_resized_crop",
         "RandomFlip": "keras_featx.augment.geometry:random_flip",
         "RandomAffine": "keras_featx.augment.geometry:random_affine",
-        "RandomElastic": "keras_featx.augment.geometry:random_elastic",
+        "RandomElastic": "keras_featx.augment.elastic:random_elastic",
         "RandomRotation": "keras_featx.augment.geometry:random_rotation",
         "PadAndCrop": "keras_featx.augment.geometry:pad_and_crop",
         "ColorJitter": "keras_featx.augment.colour:color_jitter",
@@ -141,9 +141,9 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "TARFAR": "keras_featx.verification:tar_at_far",
     },
     "ranking": {
-        "QueryExpansion": "keras_featx.ranking:expand_queries",
-        "DatabaseAugmentation": "keras_featx.ranking:augment_database",
-        "Whitening": "keras_featx.ranking:whiten",
+        "QueryExpansion": "keras_featx.reranking:query_expansion",
+        "DatabaseAugmentation": "keras_featx.reranking:database_augmentation",
+        "Whitening": "keras_featx.reranking:fit_pca",
         "KReciprocal": "keras_featx.reranking:k_reciprocal",
     },
 }

@@ -6,21 +6,16 @@ float32. A float32 matrix product decides nearly all comparisons; the few that a
 error are decided by the exact values, so ranks do not depend on the sizes of blocks.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
+from keras_featx.counting import ROWS, Block, Scores, count_before, slices
 from keras_featx.labelled import Labelled, Matches, nothing, reordered, stacked
 from keras_featx.search import BLOCKS, check_vectors, cores
 from keras_featx.similarities import SIMILARITIES, pair_values
-
-# With more entries to place, sorting a query's scores is faster than passing over them for each.
-_MANY = 16
-# Queries that one thread looks at, at a time.
-_ROWS = 64
 
 # Of NumPy's kinds of types, those that can be equal.
 _KINDS = {"i": "numbers", "u": "numbers", "b": "numbers", "U": "names", "O": "names"}
@@ -122,81 +117,50 @@ def _find(query, gallery, norms, leave_one_out: bool, block_sizes, distances) ->
     source, size = _inner_products(query, gallery, norms, block_sizes[1]), block_sizes[0]
     if distances is not None:
         source = _given(distances(query.embeddings, gallery.embeddings))
-        size = min(size, _ROWS)  # a row of all distances for each
+        size = min(size, ROWS)  # a row of all distances for each
     found = []
     with ThreadPoolExecutor(cores()) as pool:
-        for part in _slices(len(query.labels), size):
+        for part in slices(len(query.labels), size):
             block = query.take(part)
             owners, rows = same_label(block.labels, ordered, by_label)
             out = _excluded(block, gallery, owners, rows)
             if own_rows is not None:
                 out |= rows == own_rows[part][owners]
-            before, values = _counted(pool, source(part), owners, rows, len(block.labels))
+            before, values = count_before(pool, source(part), owners, rows, len(block.labels))
             one = _ranked(owners, rows, values, before, out, len(block.labels))
             found.append(replace(one, entries=len(gallery.labels) - one.excluded))
     return stacked(found)
 
 
-class _Block(NamedTuple):
-    """Scores of a block of queries in a block of the gallery.
-
-    Attributes:
-        first: Its first gallery row.
-        scores: float32 ``(queries, rows)``.
-        error: The most by which a score differs from its value ``(queries,)``.
-    """
-
-    first: int
-    scores: np.ndarray
-    error: np.ndarray
-
-
-class _Scores(NamedTuple):
-    """Scores of a block of queries.
-
-    Attributes:
-        blocks: Of the gallery, one after the other.
-        of_pairs: Exact values, float32, of queries of the block and gallery rows.
-    """
-
-    blocks: Iterable[_Block]
-    of_pairs: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
 def _inner_products(
     query: Labelled, gallery: Labelled, norms: tuple[np.ndarray, np.ndarray], size: int
-) -> Callable[[slice], _Scores]:
+) -> Callable[[slice], Scores]:
     similarity = SIMILARITIES["inner_product"]
 
-    def scores(part: slice) -> _Scores:
+    def scores(part: slice) -> Scores:
         vectors = query.embeddings[part]
         left = similarity.query(vectors)
         blocks = (
-            _Block(
+            Block(
                 there.start,
                 left @ similarity.gallery(gallery.embeddings[there]).T,
                 similarity.error(norms[0][part], norms[1][there].max(), vectors.shape[1]),
             )
-            for there in _slices(len(gallery.labels), size)
+            for there in slices(len(gallery.labels), size)
         )
-        return _Scores(
+        return Scores(
             blocks, lambda *pairs: pair_values("inner_product", vectors, gallery.embeddings, *pairs)
         )
 
     return scores
 
 
-def _given(distances: Callable[[slice], np.ndarray]) -> Callable[[slice], _Scores]:
-    def scores(part: slice) -> _Scores:
+def _given(distances: Callable[[slice], np.ndarray]) -> Callable[[slice], Scores]:
+    def scores(part: slice) -> Scores:
         found = -distances(part)
-        return _Scores([_Block(0, found, np.zeros(len(found)))], lambda *pairs: found[pairs])
+        return Scores([Block(0, found, np.zeros(len(found)))], lambda *pairs: found[pairs])
 
     return scores
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def same_label(labels: np.ndarray, ordered: np.ndarray, by_label: np.ndarray):
@@ -215,91 +179,6 @@ def _excluded(block: Labelled, gallery: Labelled, owners: np.ndarray, rows: np.n
         if own is not None and others is not None:
             out |= own[owners] == others[rows]
     return out
-
-
-def _counted(pool, scores: _Scores, owners, rows, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair, how many gallery entries come before it; and its value."""
-    values = scores.of_pairs(owners, rows)
-    before = np.zeros(len(owners), "int64")
-    starts = np.searchsorted(owners, np.arange(count + 1))
-    chunks = list(_slices(count, _ROWS))
-
-    for block in scores.blocks:
-
-        def look(chunk: slice, block=block) -> np.ndarray:
-            return _counted_in(block, scores.of_pairs, chunk, starts, rows, values)
-
-        found = np.concatenate(list(pool.map(look, chunks)))
-        before += found
-    return before, values
-
-
-def _counted_in(block: _Block, of_pairs, chunk: slice, starts, rows, values) -> np.ndarray:
-    """What comes before the pairs of some queries, of one block of the gallery."""
-    queries = range(chunk.start, chunk.stop)
-    bounds = [_bounds(block, i, values[starts[i] : starts[i + 1]]) for i in queries]
-    doubtful = [
-        _doubtful(block.scores[i], low, high)
-        for i, (low, high) in zip(queries, bounds, strict=True)
-    ]
-    sizes = [len(columns) for columns in doubtful]
-    exact = of_pairs(
-        np.repeat(np.arange(chunk.start, chunk.stop), sizes),
-        np.concatenate(doubtful) + block.first,
-    )
-    found, end = [], 0
-    for i, (_, high), columns in zip(queries, bounds, doubtful, strict=True):
-        own = slice(starts[i], starts[i + 1])
-        ours, end = exact[end : end + len(columns)], end + len(columns)
-        row = block.scores[i]
-        # All that are surely before, less those in doubt among them, which are counted exactly.
-        sure = _number_above(row, high) - _number_above(row[columns], high)
-        there = columns + block.first
-        found.append(sure + _number_before(ours, there, values[own], rows[own]))
-    return np.concatenate(found)
-
-
-def _bounds(block: _Block, i: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores below and above which there is no doubt, rounded away from the values."""
-    wide = values.astype("float64")
-    low, high = wide - block.error[i], wide + block.error[i]
-    return (
-        np.nextafter(low.astype("float32"), np.float32(-np.inf)),
-        np.nextafter(high.astype("float32"), np.float32(np.inf)),
-    )
-
-
-def _doubtful(row: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Columns of scores within any of the bounds, rising."""
-    if len(low) <= _MANY:
-        mask = np.zeros(len(row), bool)
-        for least, most in zip(low, high, strict=True):
-            mask |= (row >= least) & (row <= most)
-        return np.flatnonzero(mask)
-    order = np.argsort(row)
-    ordered = row[order]
-    marks = np.zeros(len(row) + 1, "int64")
-    np.add.at(marks, np.searchsorted(ordered, low, "left"), 1)
-    np.add.at(marks, np.searchsorted(ordered, high, "right"), -1)
-    return np.sort(order[np.cumsum(marks[:-1]) > 0])
-
-
-def _number_above(scores: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    if len(bounds) <= _MANY:
-        return np.array([np.count_nonzero(scores > bound) for bound in bounds], "int64")
-    return len(scores) - np.searchsorted(np.sort(scores), bounds, "right")
-
-
-def _number_before(values, rows, ours: np.ndarray, own_rows: np.ndarray) -> np.ndarray:
-    """How many come before each of ours: of a larger value, or the same one in a lower row."""
-    order = np.lexsort((rows, -values))
-    falling, rows = -values[order], rows[order]
-    first = np.searchsorted(falling, -ours, "left")
-    last = np.searchsorted(falling, -ours, "right")
-    lower = [
-        np.searchsorted(rows[a:b], row) for a, b, row in zip(first, last, own_rows, strict=True)
-    ]
-    return first + np.array(lower, "int64")
 
 
 def _ranked(owners, rows, values, before, out, count: int) -> Matches:

@@ -44,7 +44,7 @@ def precision_at_k(matches: Matches, *, topk: tuple[int, ...] = (1, 5)) -> dict[
         >>> precision_at_k(from_relevant([[True, False, True, True]]), topk=(2, 4))
         {'precision@2': array([0.5]), 'precision@4': array([0.75])}
     """
-    return {f"precision@{k}": _within(matches, k) / k for k in _checked(topk)}
+    return {f"precision@{k}": _sums(matches, matches.ranks <= k) / k for k in _checked(topk)}
 
 
 def mean_average_precision(matches: Matches) -> dict[str, np.ndarray]:
@@ -91,8 +91,8 @@ def map_at_r(matches: Matches) -> dict[str, np.ndarray]:
         >>> map_at_r(from_relevant([[True, False, True, False]]))
         {'map@r': array([0.5])}
     """
-    inside = matches.ranks <= np.repeat(matches.counts, matches.counts)
-    return {"map@r": _sums(matches, _numbers(matches) / matches.ranks * inside) / matches.counts}
+    precision = _numbers(matches) / matches.ranks
+    return {"map@r": _sums(matches, precision * _within_r(matches)) / matches.counts}
 
 
 def r_precision(matches: Matches) -> dict[str, np.ndarray]:
@@ -106,8 +106,7 @@ def r_precision(matches: Matches) -> dict[str, np.ndarray]:
         >>> r_precision(from_relevant([[False, True, True, False]]))
         {'r_precision': array([0.5])}
     """
-    inside = matches.ranks <= np.repeat(matches.counts, matches.counts)
-    return {"r_precision": _sums(matches, inside) / matches.counts}
+    return {"r_precision": _sums(matches, _within_r(matches)) / matches.counts}
 
 
 def mean_reciprocal_rank(matches: Matches) -> dict[str, np.ndarray]:
@@ -185,8 +184,9 @@ def _sums(matches: Matches, values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values.astype("float64"), matches.starts[:-1])
 
 
-def _within(matches: Matches, k: int) -> np.ndarray:
-    return _sums(matches, matches.ranks <= k)
+def _within_r(matches: Matches) -> np.ndarray:
+    """Whether each ``r_i <= R``."""
+    return matches.ranks <= np.repeat(matches.counts, matches.counts)
 
 
 def _checked(topk: tuple[int, ...]) -> tuple[int, ...]:

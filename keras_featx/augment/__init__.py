@@ -12,11 +12,11 @@ import tensorflow as tf
 from keras_featx import components
 from keras_featx.augment.colour import color_jitter, random_grayscale, random_sharpness
 from keras_featx.augment.common import MAX_OPS, Augmentation, op_seed, to_bytes
+from keras_featx.augment.elastic import random_elastic
 from keras_featx.augment.erasing import random_erasing
 from keras_featx.augment.geometry import (
     pad_and_crop,
     random_affine,
-    random_elastic,
     random_flip,
     random_resized_crop,
     random_rotation,

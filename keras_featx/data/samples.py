@@ -101,7 +101,7 @@ class Samples:
         return f"{self.paths[row]} (row {self.rows[row]} of {self.source})"
 
     def images(self) -> Iterator[tuple]:
-        """What makes each image another: file, place in it, box, turns."""
+        """What makes each image another: file, place in it, box."""
         rest = [
             map(tuple, value.tolist()) if value is not None and value.ndim > 1 else value
             for value in (self.spans, self.boxes)
