@@ -1,6 +1,7 @@
 """Evaluate query against gallery."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -101,7 +102,7 @@ def measure(
         function = components.builder("metric", metric.name)
         chosen = pair_functions if function in PAIR_METRICS else functions
         chosen.append(functools.partial(function, **metric.args))
-    query_labels, gallery_labels = _shared_labels(query, gallery)
+    query_labels, gallery_labels, names = _shared_labels(query, gallery)
     query_embeddings, gallery_embeddings, distances = improved(
         section.Ranking, query_embeddings, gallery_embeddings
     )
@@ -113,7 +114,8 @@ def measure(
     if section.paddle:
         recall = [metric.args for metric in section.Eval if metric.name == "Recallk"]
         more |= paddle_figures(*parts, **next(iter(recall), {}))
-    return score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
+    found = score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
+    return found if names is None else replace(found, labels=names[found.labels])
 
 
 def load_eval_samples(
@@ -130,8 +132,13 @@ def load_eval_samples(
     return as_pair(query, gallery)
 
 
-def as_pair(query: Any, gallery: Any) -> tuple[Samples, Samples]:
+def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[Samples, Samples]:
     """Query and gallery as samples, after a check that no query finds itself.
+
+    Args:
+        query: Samples, or images given in Python.
+        gallery: Likewise.
+        where: What messages call the two together.
 
     Raises:
         ConfigError: Where an image is in both without an id, or one alone has ids or cameras.
@@ -141,7 +148,7 @@ def as_pair(query: Any, gallery: Any) -> tuple[Samples, Samples]:
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):
             which = "Gallery" if getattr(gallery, what) is None else "Query"
             column = " (a third column)" if what == "ids" else ""
-            raise ConfigError(f"DataLoader.Eval.{which}: expected {what}{column} in both lists")
+            raise ConfigError(f"{where}.{which}: expected {what}{column} in both lists")
     if query.ids is None and query.pixels is None and gallery.pixels is None:
         both = set(gallery.images()).intersection(query.images())
         if both:
@@ -155,17 +162,20 @@ def as_pair(query: Any, gallery: Any) -> tuple[Samples, Samples]:
     return query, gallery
 
 
-def _shared_labels(query: Samples, gallery: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that mean the same in both lists; folders are matched by name."""
+def _shared_labels(
+    query: Samples, gallery: Samples
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Labels that mean the same in both lists, and names of them; folders are matched by name."""
     if (query.names is None) != (gallery.names is None):
         raise ConfigError(
             f"{query.source} and {gallery.source}: expected labels of one kind, got names and "
             "numbers"
         )
     if query.names is None:
-        return query.labels, gallery.labels
-    number = {name: i for i, name in enumerate(sorted({*query.names, *gallery.names}))}
+        return query.labels, gallery.labels, None
+    names = sorted({*query.names, *gallery.names})
+    number = {name: i for i, name in enumerate(names)}
     query_map, gallery_map = (
         np.array([number[name] for name in samples.names]) for samples in (query, gallery)
     )
-    return query_map[query.labels], gallery_map[gallery.labels]
+    return query_map[query.labels], gallery_map[gallery.labels], np.array(names)

@@ -76,7 +76,7 @@ class RetrievalCallback(keras.callbacks.Callback):
         if every < 1:
             raise ConfigError(f"every: expected at least 1, got {every}")
         self.extractor, self.every = extractor, every
-        self.sets = {name: as_pair(*pair) for name, pair in sets.items()}
+        self.sets = {name: as_pair(*pair, f"sets.{name}") for name, pair in sets.items()}
         self.metrics = metrics or MetricSection()
         self.preprocess = preprocess or PreprocessSection()
         self.monitor, self.best_path = monitor, best_path

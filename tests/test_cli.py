@@ -42,10 +42,19 @@ def test_train_resume_eval_export_predict_by_the_tools(config_file, tmp_path):
     assert json.loads(resumed.stdout)["epoch"] == 2
 
     best = f'Global.pretrained_model="{out}/best_model"'
-    evaluated = run("tools/eval.py", "-c", config_file, "-o", best)
+    evaluated = run("tools/eval.py", "-c", config_file, "-o", best, "--output", tmp_path / "eval")
     assert evaluated.returncode == 0, evaluated.stderr
     scores = json.loads(evaluated.stdout)
     assert {"recall@1", "recall@5", "map", "seconds"} < scores.keys()
+    low, high = scores["intervals"]["recall@1"]
+    assert low < scores["recall@1"] < high and scores["left_out"] == {}
+    assert f"recall@1  {scores['recall@1']:.4f}  {low:.4f} to {high:.4f}" in evaluated.stderr
+    written = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert written["metrics"]["recall@1"]["mean"] == scores["recall@1"]
+    rows = (tmp_path / "eval" / "evaluation_queries.csv").read_text().splitlines()
+    assert rows[0] == "query,label,recall@1,recall@5,map" and len(rows) == 201
+    found = [float(row.split(",")[2]) for row in rows[1:]]
+    assert sum(found) / 200 == pytest.approx(scores["recall@1"])
     assert (scores["queries"], scores["queries_without_match"], scores["gallery"]) == (200, 0, 40)
     assert scores["recall@1"] == pytest.approx(json.loads(resumed.stdout)["recall@1"])
 

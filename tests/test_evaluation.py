@@ -1,5 +1,7 @@
 """Embedding files and evaluating lists."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import EMOJI_MINI, randomize
@@ -146,6 +148,21 @@ def test_rankings_are_improved_in_their_order(tiny, extractor):
     assert (
         ranks != 1 / keras_featx.evaluate(tiny("Metric.Eval=[MRR]"), extractor).per_query["mrr"]
     ).any()
+
+
+def test_identities_are_called_as_their_folders_are(tiny, extractor, tmp_path):
+    """The gallery has one more, so numbers of the two lists differ."""
+    for part, names in (("query", ["cat", "dog"]), ("gallery", ["bee", "cat", "dog"])):
+        for i, name in enumerate(names):
+            (tmp_path / part / name).mkdir(parents=True)
+            shutil.copy(pictures(9)[i + 3 * (part == "query")], tmp_path / part / name / "a.png")
+    data = [f"{{name: ClassFolders, image_root: {tmp_path / p}}}" for p in ("query", "gallery")]
+    config = tiny(
+        f"DataLoader.Eval.Query.dataset={data[0]}", f"DataLoader.Eval.Gallery.dataset={data[1]}"
+    )
+    result = keras_featx.evaluate(config, extractor)
+    assert list(result.by_class()) == ["cat", "dog"]
+    assert result.labels.tolist() == ["cat", "dog"]
 
 
 def test_pairs_are_judged_where_the_config_asks_for_it(tiny, extractor):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_featx import RetrievalCallback, evaluate
 from keras_featx.config import Config, from_dict
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
 from keras_featx.sections import MetricSection
 
@@ -76,6 +77,14 @@ def test_impossible_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError) as error:
         RetrievalCallback(extractor, **given)
     assert str(error.value) == message
+
+
+def test_a_pair_that_does_not_fit_is_named():
+    extractor, _ = models()
+    named = Samples("list", ["a.png"], np.array([0]), [1], names=["cat"], ids=np.array([1]))
+    with pytest.raises(ConfigError) as error:
+        RetrievalCallback(extractor, {"shop": (named, blocks(2))})
+    assert str(error.value) == "sets.shop.Gallery: expected ids (a third column) in both lists"
 
 
 def test_a_figure_that_is_not_there_is_refused():
