@@ -247,17 +247,12 @@ def _encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def _share(what: str, ours: float, goal: float) -> dict:
-    return {
-        "what": f"doctor on grocery: {what}", "unit": "fraction", "ours": round(ours, 3),
-        "peer": "goal", "theirs": goal, "ratio": round(ours / goal, 2), "goal": 1,
-    }  # fmt: skip
+    title = f"doctor on grocery: {what}"
+    return side_by_side.row(title, round(ours, 3), "goal", goal, 1, unit="fraction")
 
 
 def _row(what: str, unit: str, ours: float, peer: str, theirs: float, goal: float) -> dict:
-    return {
-        "what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs,
-        "ratio": round(theirs / ours, 2), "goal": goal,
-    }  # fmt: skip
+    return side_by_side.row(what, ours, peer, theirs, goal, unit=unit, less=True)
 
 
 if __name__ == "__main__":

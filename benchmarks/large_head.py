@@ -86,20 +86,16 @@ def _row(what, unit, ours, peer, theirs, goal) -> dict:
     """A row of figures where less is better."""
     key = {"s": "seconds", "MiB": "peak_mib"}[unit]
     own, other = _figures(ours)[key], _figures(theirs)[key]
-    what = f"step of a head of {CLASSES} classes x {SIZE}, batch {BATCH}: {what}"
-    return {
-        "what": what, "unit": unit, "ours": own, "peer": peer, "theirs": other,
-        "ratio": round(other / own, 2), "goal": goal,
-    }  # fmt: skip
+    return side_by_side.row(_title(what), own, peer, other, goal, unit=unit, less=True)
 
 
 def _bound(what, figures, bound) -> dict:
     own = figures["peak_mib"]
-    return {
-        "what": f"step of a head of {CLASSES} classes x {SIZE}, batch {BATCH}: {what}",
-        "unit": "MiB", "ours": own, "peer": "bound", "theirs": bound,
-        "ratio": round(bound / own, 2), "goal": 1.0,
-    }  # fmt: skip
+    return side_by_side.row(_title(what), own, "bound", bound, 1.0, unit="MiB", less=True)
+
+
+def _title(what: str) -> str:
+    return f"step of a head of {CLASSES} classes x {SIZE}, batch {BATCH}: {what}"
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ sys.path.insert(0, str(side_by_side.HERE.parent))
 
 import numpy as np  # noqa: E402
 
-from keras_featx import build_model  # noqa: E402
+from keras_featx import build_model, embed, retrieval_metrics  # noqa: E402
 from keras_featx.data import lists  # noqa: E402
-from keras_featx.embedding import embed  # noqa: E402
 from keras_featx.weights import pretrained_config  # noqa: E402
 
 # As published for training on 964 background characters (Koch et al. 2015, Lake et al. 2015).
@@ -40,20 +39,23 @@ def main() -> None:
         )
         for part in ("query", "gallery")
     )
-    unit = [embed(model, part, config.Arch.Preprocess) for part in (query, gallery)]
-    similarity = unit[0] @ unit[1].T
-    same_run = query.labels[:, None] // 100 == gallery.labels // 100
-    nearest = np.where(same_run, similarity, -np.inf).argmax(1)
-    right = gallery.labels[nearest] == query.labels
-    by_run = {int(run): float(right[query.labels // 100 == run].mean()) for run in range(1, 21)}
-    found = round(float(right.mean()), 4)
+    embedded = [embed(model, part, config.Arch.Preprocess) for part in (query, gallery)]
+    result = retrieval_metrics(
+        embedded[0],
+        query.labels,
+        embedded[1],
+        gallery.labels,
+        query_groups=query.labels // 100,
+        gallery_groups=gallery.labels // 100,
+    )
+    found = round(result["recall@1"], 4)
+    right, runs = result.per_query["recall@1"], result.labels // 100
+    what = "Omniglot one-shot, 20 ways within an alphabet, 242 background characters"
     rows = [
-        {
-            "what": "Omniglot one-shot, 20 ways within an alphabet, 242 background characters",
-            "unit": "fraction", "ours": found, "peer": f"{peer}, 964 background characters",
-            "theirs": theirs, "ratio": round(found / theirs, 2),
-            "goal": round(GOAL / theirs, 2),
-        }
+        side_by_side.row(
+            what, found, f"{peer}, 964 background characters", theirs, round(GOAL / theirs, 2),
+            unit="fraction",
+        )
         for peer, theirs in PUBLISHED.items()
     ]  # fmt: skip
     side_by_side.write_results(
@@ -61,7 +63,8 @@ def main() -> None:
         "python benchmarks/oneshot.py --data DATA --weights RUN",
         rows,
         queries=len(right),
-        by_run=by_run,
+        interval=result.intervals["recall@1"],
+        by_run={int(run): float(right[runs == run].mean()) for run in np.unique(runs)},
     )
 
 

@@ -132,12 +132,11 @@ def compare(workers: dict[str, side_by_side.Worker]) -> list[dict]:
         mine, theirs = workers[name].about, workers[peer].about
         for what, unit, one, other in (
             ("batches", "batches/s", rates[name], rates[peer]),
-            ("start", "s", mine["start_seconds"], theirs["start_seconds"]),
-            ("memory", "MiB", mine["peak_growth_mib"], theirs["peak_growth_mib"]),
+            ("start", "s", max(mine["start_seconds"], 0.01), theirs["start_seconds"]),
+            ("memory", "MiB", max(mine["peak_growth_mib"], 1), theirs["peak_growth_mib"]),
         ):
-            ratio = one / other if what == "batches" else other / max(one, 0.01)
-            row = side_by_side.row(f"{name}: {what}", one, peer, other, 1.0)
-            rows.append({**row, "unit": unit, "ratio": round(ratio, 2)})
+            title, less = f"{name}: {what}", what != "batches"
+            rows.append(side_by_side.row(title, one, peer, other, 1.0, unit=unit, less=less))
     return rows
 
 

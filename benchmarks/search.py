@@ -88,23 +88,19 @@ def _rows(case: str, found: dict[str, dict]) -> list[dict]:
         "usearch": ("usearch, exact", 1.0),
         "sort": ("sorting every row (paddle)", 1.0),
     }
-    ours = found["ours"]
+    ours, title = found["ours"], f"search of {case} x {SIZE}"
     rows = [
-        _row(f"search of {case} x {SIZE}: time", "s", ours["seconds"], title,
-             found[name]["seconds"], goal)
-        for name, (title, goal) in titles.items()
+        side_by_side.row(
+            f"{title}: time", ours["seconds"], peer, found[name]["seconds"], round(goal, 2),
+            unit="s", less=True,
+        )
+        for name, (peer, goal) in titles.items()
         if name in found
     ]  # fmt: skip
-    what = f"search of {case} x {SIZE}: peak memory beyond the inputs"
-    rows.append(_row(what, "MiB", ours["beyond_inputs_mib"], "bound", MEMORY, 1.0))
+    memory = ours["beyond_inputs_mib"]
+    what = f"{title}: peak memory beyond the inputs"
+    rows.append(side_by_side.row(what, memory, "bound", MEMORY, 1.0, unit="MiB", less=True))
     return rows
-
-
-def _row(what, unit, ours, peer, theirs, goal) -> dict:
-    return {
-        "what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs,
-        "ratio": round(theirs / ours, 2), "goal": round(goal, 2),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -180,15 +180,36 @@ def alternate(workers: Sequence[Worker], rounds: int, steps: int, warm_up: int) 
             worker.run(steps)
 
 
-def row(what: str, ours: float, peer: str, theirs: float, goal: float | None, **more) -> dict:
-    """A row of a result file, of figures where more is better; ``None`` where no goal is set."""
+def row(
+    what: str,
+    ours: float,
+    peer: str,
+    theirs: float,
+    goal: float | None,
+    *,
+    unit: str = "images/s",
+    less: bool = False,
+    **more,
+) -> dict:
+    """A row of a result file; the ratio is above 1 where ours is better.
+
+    Args:
+        what: Was measured.
+        ours: Our figure.
+        peer: Beside whom, or what bound.
+        theirs: Theirs.
+        goal: The ratio aimed at; ``None`` where none is set.
+        unit: Of both figures.
+        less: Less is better, as of seconds and memory.
+        more: What else to keep.
+    """
     return {
         "what": what,
-        "unit": "images/s",
+        "unit": unit,
         "ours": ours,
         "peer": peer,
         "theirs": theirs,
-        "ratio": round(ours / theirs, 2),
+        "ratio": round(theirs / ours if less else ours / theirs, 2),
         "goal": goal,
         **more,
     }
