@@ -21,7 +21,7 @@ class Block(NamedTuple):
 
     Attributes:
         first: Its first gallery row.
-        scores: float32 ``(queries, rows)``.
+        scores: float32 ``(queries, rows)``; may be gone when the next block is asked for.
         error: The most by which a score differs from its value ``(queries,)``.
     """
 

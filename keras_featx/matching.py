@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_featx.counting import ROWS, Block, Scores, count_before, slices
 from keras_featx.labelled import Labelled, Matches, nothing, reordered, stacked
-from keras_featx.search import BLOCKS, check_vectors, cores
+from keras_featx.search import BLOCKS, check_vectors, cores, product_function
 from keras_featx.similarities import SIMILARITIES, pair_values
 
 # Of NumPy's kinds of types, those that can be equal.
@@ -135,7 +135,7 @@ def _find(query, gallery, norms, leave_one_out: bool, block_sizes, distances) ->
 def _inner_products(
     query: Labelled, gallery: Labelled, norms: tuple[np.ndarray, np.ndarray], size: int
 ) -> Callable[[slice], Scores]:
-    similarity = SIMILARITIES["inner_product"]
+    similarity, product = SIMILARITIES["inner_product"], product_function()
 
     def scores(part: slice) -> Scores:
         vectors = query.embeddings[part]
@@ -143,7 +143,7 @@ def _inner_products(
         blocks = (
             Block(
                 there.start,
-                left @ similarity.gallery(gallery.embeddings[there]).T,
+                product(left, similarity.gallery(gallery.embeddings[there])),
                 similarity.error(norms[0][part], norms[1][there].max(), vectors.shape[1]),
             )
             for there in slices(len(gallery.labels), size)

@@ -25,10 +25,14 @@ def _ours(query, gallery, k):
 
 
 def _product(query, gallery, k):
+    from keras_featx.search import BLOCKS, product_function
+
+    product, (some, many) = product_function(), BLOCKS
+
     def run():
-        for start in range(0, len(query), 1024):
-            for first in range(0, len(gallery), 8192):
-                query[start : start + 1024] @ gallery[first : first + 8192].T
+        for start in range(0, len(query), some):
+            for first in range(0, len(gallery), many):
+                product(query[start : start + some], gallery[first : first + many])
 
     return run, np.__version__
 
