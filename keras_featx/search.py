@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, block by block, in memory that does not grow with the gallery.
+"""Exact nearest neighbours, block by block: of the gallery only the norms are held at once.
 
 A block of scores is one matrix product. Whatever in it may still belong to the ``k`` nearest goes
 on as a candidate; that is little, as the k-th best score so far is a threshold. Only candidates

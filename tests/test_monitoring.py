@@ -55,6 +55,15 @@ def test_every_set_is_measured_and_the_best_extractor_kept(tmp_path):
     assert evaluate(Config(), kept, query, other)["map"] == pytest.approx(callback.best, abs=1e-6)
 
 
+def test_it_measures_after_every_so_many_epochs():
+    extractor, _ = models()
+    callback = RetrievalCallback(extractor, {"a": (blocks(1), blocks(2))}, every=3)
+    logs = [{} for _ in range(7)]
+    for epoch, log in enumerate(logs):
+        callback.on_epoch_end(epoch, log)
+    assert [epoch for epoch, log in enumerate(logs, start=1) if log] == [3, 6]
+
+
 def test_the_first_figure_is_watched_unless_another_is_named():
     extractor, model = models()
     metric = from_dict({"Metric": {"Eval": ["MRR", "Recallk"]}}).Metric

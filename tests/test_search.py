@@ -114,6 +114,19 @@ def test_one_long_vector_does_not_blur_the_others(metric):
     np.testing.assert_array_equal(values, expected)
 
 
+def test_few_pairs_need_exact_values(monkeypatch):
+    """Those that float32 cannot tell from the k-th nearest, and the k nearest themselves."""
+    seen = []
+    real = search.pair_values
+    monkeypatch.setattr(
+        search, "pair_values", lambda *given: seen.append(len(given[-1])) or real(*given)
+    )
+    rng = np.random.default_rng(0)
+    query, gallery = (rng.normal(size=(n, 64)).astype("float32") for n in (200, 20_000))
+    nearest(query, gallery, 5, block_sizes=(100, 2000), backend="numpy")
+    assert 200 * 5 <= sum(seen) < 200 * 5.5
+
+
 def test_memory_beside_the_inputs_is_that_of_blocks():
     """All scores would be 40 MB, all values in float64 more."""
     rng = np.random.default_rng(0)
