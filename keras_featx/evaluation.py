@@ -1,7 +1,7 @@
 """Evaluate query against gallery."""
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -25,6 +25,26 @@ from keras_featx.sections import (
     MetricSection,
 )
 from keras_featx.verification import PAIR_METRICS
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A query and a gallery as they were measured.
+
+    Attributes:
+        result: The figures.
+        query: The images that were embedded: without those that were skipped.
+        gallery: Likewise.
+        query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them.
+        gallery_embeddings: Likewise.
+    """
+
+    result: RetrievalResult
+    query: Samples
+    gallery: Samples
+    query_embeddings: np.ndarray
+    gallery_embeddings: np.ndarray
+
 
 _LIST = EvalListSection(dataset=Component(name="Given"))
 _GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
@@ -65,13 +85,13 @@ def evaluate(
         if not config.Global.pretrained_model:
             raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
         model = build_model(config)
-    return evaluate_samples(config, model, query, gallery)
+    return evaluate_samples(config, model, query, gallery).result
 
 
 def evaluate_samples(
     config: Config, model: keras.Model, query: Samples, gallery: Samples
-) -> RetrievalResult:
-    """:func:`evaluate` on lists that are loaded already."""
+) -> Evaluation:
+    """:func:`evaluate` on lists that are loaded already, with what was embedded."""
     section = config.DataLoader.Eval or _GIVEN
     parts, embeddings, skipped = [], [], {}
     for name, samples in (("query", query), ("gallery", gallery)):
@@ -85,7 +105,8 @@ def evaluate_samples(
             found = embed(*common)
         parts.append(samples)
         embeddings.append(found)
-    return measure(config.Metric, *parts, *embeddings, more=skipped)
+    result = measure(config.Metric, *parts, *embeddings, more=skipped)
+    return Evaluation(result, *parts, *embeddings)
 
 
 def measure(

@@ -96,7 +96,8 @@ def train(
             due = epoch == config.Global.epochs or epoch % config.Global.eval_interval == 0
             if data.query is not None and due:
                 with averaged(net.classifier.optimizer):
-                    scores = evaluate_samples(config, net.extractor, data.query, data.gallery)
+                    found = evaluate_samples(config, net.extractor, data.query, data.gallery)
+                scores = found.result
             row = {"epoch": epoch, "step": epoch * steps_per_epoch}
             if skipped is not None:
                 row["skipped"] = len(skipped)
