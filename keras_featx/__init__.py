@@ -13,7 +13,7 @@ from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from keras_featx.embedding import embed
-    from keras_featx.evaluation import evaluate
+    from keras_featx.evaluation import evaluate, evaluate_sets
     from keras_featx.exporters import export
     from keras_featx.models import (
         build_classifier,
@@ -33,6 +33,7 @@ _LAZY = {
     "compile_classifier": "keras_featx.models",
     "embed": "keras_featx.embedding",
     "evaluate": "keras_featx.evaluation",
+    "evaluate_sets": "keras_featx.evaluation",
     "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",
     "predict": "keras_featx.prediction",
@@ -51,6 +52,7 @@ __all__ = [
     "dump_config",
     "embed",
     "evaluate",
+    "evaluate_sets",
     "export",
     "load_config",
     "load_model",

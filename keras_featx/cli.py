@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output",
         metavar="FOLDER",
-        help="write evaluation.json and evaluation_queries.csv, a row for each query, there",
+        help="write evaluation.json and evaluation_queries.csv, a row for each query, there (of "
+        "DataLoader.Eval.Sets: evaluation_NAME.json and so on)",
     )
     export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
     export.add_argument(
@@ -216,21 +217,24 @@ def _evaluate(options) -> dict:
     config = load_config(options.config, options.override)
     from keras_featx.data.outputs import make_folder
     from keras_featx.data.samples import join
-    from keras_featx.evaluation import evaluate
+    from keras_featx.evaluation import evaluate_sets
 
     started = time.perf_counter()
-    result = evaluate(config)
-    print(result, file=sys.stderr)
+    results = evaluate_sets(config)
+    for name, result in results.items():
+        print(f"{name}\n{result}" if name else result, file=sys.stderr)
     if options.output:
         make_folder(options.output)
-        result.write_json(join(options.output, "evaluation.json"))
-        result.write_csv(join(options.output, "evaluation_queries.csv"))
-    return {
-        **result,
-        "intervals": result.intervals,
-        "left_out": result.left_out,
-        "seconds": round(time.perf_counter() - started, 1),
+        for name, result in results.items():
+            file = join(options.output, f"evaluation_{name}" if name else "evaluation")
+            result.write_json(f"{file}.json")
+            result.write_csv(f"{file}_queries.csv")
+    told = {
+        name: {**result, "intervals": result.intervals, "left_out": result.left_out}
+        for name, result in results.items()
     }
+    seconds = round(time.perf_counter() - started, 1)
+    return {**(told if config.DataLoader.Eval.Sets else told[""]), "seconds": seconds}
 
 
 def _export(options) -> dict:

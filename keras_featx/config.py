@@ -168,7 +168,11 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _convert(value: Any, cls: type, path: str) -> Any:
-    """A mapping into a dataclass, strictly."""
+    """A mapping into a dataclass, strictly; one that is there already is only checked."""
+    if isinstance(value, cls):
+        if hasattr(value, "check"):
+            value.check(path)
+        return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path or 'config'}: expected a section, got {value!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -264,6 +268,10 @@ def coerce(value: Any, hint: Any, path: str) -> Any:
             near = components.closest(value, list(options))
             raise ConfigError(f"{path}: expected one of {list(options)}, got {value!r}{near}")
         return value
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected {{name: ..., ...}}, got {value!r}")
+        return {str(key): coerce(item, options[1], _join(path, key)) for key, item in value.items()}
     if origin is tuple:
         return _coerce_tuple(value, options, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,6 +1,7 @@
 """Evaluate query against gallery."""
 
 import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,23 +9,31 @@ import keras
 import numpy as np
 
 from keras_featx import components
+from keras_featx.components import Component
 from keras_featx.data import memory
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError
+from keras_featx.evaluation_sections import EvalListSection, EvalPairSection, MetricSection
 from keras_featx.labelled import Labelled
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import improved
 from keras_featx.results import RetrievalResult, score
-from keras_featx.sections import (
-    Component,
-    Config,
-    EvalListSection,
-    EvalSection,
-    MetricSection,
-)
+from keras_featx.sections import Config
 from keras_featx.verification import PAIR_METRICS
+
+_LIST = EvalListSection(dataset=Component(name="Given"))
+_GIVEN = EvalPairSection(Query=_LIST, Gallery=_LIST)
+
+
+@dataclass(frozen=True, eq=False)
+class EvalSet:
+    """A query and a gallery to measure, and how their images are read."""
+
+    query: Samples
+    gallery: Samples
+    how: EvalPairSection = _GIVEN
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +55,6 @@ class Evaluation:
     gallery_embeddings: np.ndarray
 
 
-_LIST = EvalListSection(dataset=Component(name="Given"))
-_GIVEN = EvalSection(Query=_LIST, Gallery=_LIST)
-
-
 def evaluate(
     config: Config, model: keras.Model | None = None, query: Any = None, gallery: Any = None
 ) -> RetrievalResult:
@@ -69,7 +74,8 @@ def evaluate(
         as a table with intervals, see :class:`keras_featx.results.RetrievalResult`.
 
     Raises:
-        ConfigError: On bad lists, or when an image is in query and gallery without an id.
+        ConfigError: On bad lists, when an image is in query and gallery without an id, or where
+            the config has several sets; see :func:`evaluate_sets`.
         RunError: On an undecodable image, with its path.
 
     Example:
@@ -80,24 +86,68 @@ def evaluate(
         >>> keras_featx.evaluate(config, model)["queries"]
         200
     """
-    query, gallery = load_eval_samples(config, query, gallery)
-    if model is None:
-        if not config.Global.pretrained_model:
-            raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
-        model = build_model(config)
-    return evaluate_samples(config, model, query, gallery).result
+    if config.DataLoader.Eval is not None:
+        config.DataLoader.Eval.only_pair()
+    sets = load_eval_sets(config, query, gallery)
+    (found,) = measure_sets(config, model or _built(config), sets).values()
+    return found.result
 
 
-def evaluate_samples(
-    config: Config, model: keras.Model, query: Samples, gallery: Samples
-) -> Evaluation:
-    """:func:`evaluate` on lists that are loaded already, with what was embedded."""
-    section = config.DataLoader.Eval or _GIVEN
+def evaluate_sets(config: Config, model: keras.Model | None = None) -> dict[str, RetrievalResult]:
+    """:func:`evaluate` on each set of ``DataLoader.Eval.Sets``.
+
+    Args:
+        config: As of :func:`evaluate`.
+        model: Likewise.
+
+    Returns:
+        Results by the sets' names. The name of an only pair of ``Query`` and ``Gallery`` is empty.
+
+    Raises:
+        ConfigError: On bad lists.
+        RunError: On an undecodable image, with its path.
+
+    Example:
+        >>> import keras_featx
+        >>> from keras_featx.quickstart import quickstart_config
+        >>> lists = quickstart_config().DataLoader.Eval
+        >>> pair = {"Query": lists.Query, "Gallery": lists.Gallery}
+        >>> tree = {"DataLoader": {"Eval": {"Sets": {"smileys": pair}}}}
+        >>> config = keras_featx.config.from_dict(tree)
+        >>> model = keras_featx.build_model("emoji-lcnet-x0_5")
+        >>> list(keras_featx.evaluate_sets(config, model))
+        ['smileys']
+    """
+    sets = load_eval_sets(config)
+    found = measure_sets(config, model or _built(config), sets)
+    return {name: one.result for name, one in found.items()}
+
+
+def _built(config: Config) -> keras.Model:
+    if not config.Global.pretrained_model:
+        raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
+    return build_model(config)
+
+
+def measure_sets(
+    config: Config, model: keras.Model, sets: Mapping[str, EvalSet]
+) -> dict[str, Evaluation]:
+    """Embed and measure sets that are loaded already; see :func:`load_eval_sets`."""
+    found = {}
+    for name, one in sets.items():
+        try:
+            found[name] = _measure_set(config, model, one)
+        except ConfigError as error:
+            raise ConfigError(f"DataLoader.Eval.Sets.{name}: {error}" if name else error) from None
+    return found
+
+
+def _measure_set(config: Config, model: keras.Model, one: EvalSet) -> Evaluation:
     parts, embeddings, skipped = [], [], {}
-    for name, samples in (("query", query), ("gallery", gallery)):
-        part = getattr(section, name.capitalize())
-        common = (model, samples, config.Arch.Preprocess, part.batch_size)
-        if part.bad_images == "skip":
+    for name, samples in (("query", one.query), ("gallery", one.gallery)):
+        how = getattr(one.how, name.capitalize())
+        common = (model, samples, config.Arch.Preprocess, how.batch_size)
+        if how.bad_images == "skip":
             good, found = embed_usable(*common)
             skipped[f"{name}_skipped"] = len(samples) - len(good)
             samples = samples.take(good)
@@ -109,6 +159,49 @@ def evaluate_samples(
     return Evaluation(result, *parts, *embeddings)
 
 
+def figures(results: Mapping[str, RetrievalResult]) -> dict[str, float | int]:
+    """The figures of all sets, as ``NAME/FIGURE`` where a set has a name."""
+    return {
+        f"{name}/{figure}" if name else figure: value
+        for name, result in results.items()
+        for figure, value in result.items()
+    }
+
+
+def figure_to_monitor(
+    section: MetricSection, sets: Iterable[str], wanted: str | None, key: str = "Metric.monitor"
+) -> str:
+    """The name of the figure that chooses the best model.
+
+    Args:
+        section: The metrics.
+        sets: Names of the sets.
+        wanted: The figure; by default the first of the first metric and set.
+        key: What messages call it.
+
+    Raises:
+        ConfigError: If there will be no such figure.
+    """
+    # Metrics name their figures only when they are called.
+    points = Labelled(np.eye(2, dtype="float32"), np.arange(2))
+    functions, pair_functions = _metrics(section)
+    result = score(points, points, functions, pair_functions=pair_functions)
+    known = [f"{name}/{figure}" if name else figure for name in sets for figure in result.per_query]
+    if wanted is not None and wanted not in known:
+        raise ConfigError(f"{key}: expected one of {known}, got {wanted!r}")
+    return wanted or known[0]
+
+
+def _metrics(section: MetricSection) -> tuple[list, list]:
+    """The functions of single queries, and those of pairs."""
+    functions, pair_functions = [], []
+    for metric in section.Eval:
+        function = components.builder("metric", metric.name)
+        chosen = pair_functions if function in PAIR_METRICS else functions
+        chosen.append(functools.partial(function, **metric.args))
+    return functions, pair_functions
+
+
 def measure(
     section: MetricSection,
     query: Samples,
@@ -118,11 +211,7 @@ def measure(
     more: dict[str, Any] | None = None,
 ) -> RetrievalResult:
     """The configured metrics of embeddings, whatever they come from."""
-    functions, pair_functions = [], []
-    for metric in section.Eval:
-        function = components.builder("metric", metric.name)
-        chosen = pair_functions if function in PAIR_METRICS else functions
-        chosen.append(functools.partial(function, **metric.args))
+    functions, pair_functions = _metrics(section)
     query_labels, gallery_labels, names = _shared_labels(query, gallery)
     query_embeddings, gallery_embeddings, distances = improved(
         section.Ranking, query_embeddings, gallery_embeddings
@@ -139,18 +228,41 @@ def measure(
     return found if names is None else replace(found, labels=names[found.labels])
 
 
+def load_eval_sets(config: Config, query: Any = None, gallery: Any = None) -> dict[str, EvalSet]:
+    """Every query and gallery of the config, or given ones, by the name of their set.
+
+    Raises:
+        ConfigError: On bad lists, and where a query would find itself; see :func:`as_pair`.
+    """
+    section = config.DataLoader.Eval
+    given = query is not None or gallery is not None
+    if section is not None:
+        pairs = {"": section.only_pair()} if given else section.pairs()
+    elif query is None or gallery is None:
+        raise ConfigError("DataLoader.Eval: missing; evaluation needs Query and Gallery")
+    else:
+        pairs = {"": ("DataLoader.Eval", _GIVEN)}
+    sets = {}
+    for name, (key, how) in pairs.items():
+        parts = [
+            load_samples(part.dataset, f"{key}.{part_name}.dataset") if one is None else one
+            for part_name, part, one in (
+                ("Query", how.Query, query),
+                ("Gallery", how.Gallery, gallery),
+            )
+        ]
+        sets[name] = EvalSet(*as_pair(*parts, key), how)
+    return sets
+
+
 def load_eval_samples(
     config: Config, query: Any = None, gallery: Any = None
 ) -> tuple[Samples, Samples]:
-    """Query and gallery, of the config or given, after a check that no query finds itself."""
-    section = config.DataLoader.Eval
-    if section is None and (query is None or gallery is None):
-        raise ConfigError("DataLoader.Eval: missing; evaluation needs Query and Gallery")
-    if query is None:
-        query = load_samples(section.Query.dataset, "DataLoader.Eval.Query.dataset")
-    if gallery is None:
-        gallery = load_samples(section.Gallery.dataset, "DataLoader.Eval.Gallery.dataset")
-    return as_pair(query, gallery)
+    """Query and gallery of the only pair, of the config or given."""
+    if config.DataLoader.Eval is not None:
+        config.DataLoader.Eval.only_pair()
+    (found,) = load_eval_sets(config, query, gallery).values()
+    return found.query, found.gallery
 
 
 def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[Samples, Samples]:

@@ -9,9 +9,10 @@ import keras
 
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import as_pair, measure
+from keras_featx.evaluation import as_pair, figure_to_monitor, figures, measure
+from keras_featx.evaluation_sections import MetricSection
 from keras_featx.results import RetrievalResult
-from keras_featx.sections import MetricSection, PreprocessSection
+from keras_featx.sections import PreprocessSection
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         metrics: What to measure.
         preprocess: How to resize images to the extractor's input.
         every: Epochs between two measurements.
-        monitor: Which figure says what is best; by default the first of the first set.
+        monitor: Which figure says what is best; by default ``metrics.monitor``, or the first of the
+            first set.
         best_path: Where to save the extractor (``.keras``) whenever that is better than before.
 
     Attributes:
@@ -37,8 +39,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         best: The best value so far, or ``None``.
 
     Raises:
-        ConfigError: Without a set, on lists that do not fit together, and at the first measurement
-            if there is no figure of the name to monitor.
+        ConfigError: Without a set, on lists that do not fit together, and if there is no figure of
+            the name to monitor.
 
     Example:
         >>> import keras, numpy as np
@@ -79,29 +81,23 @@ class RetrievalCallback(keras.callbacks.Callback):
         self.sets = {name: as_pair(*pair, f"sets.{name}") for name, pair in sets.items()}
         self.metrics = metrics or MetricSection()
         self.preprocess = preprocess or PreprocessSection()
-        self.monitor, self.best_path = monitor, best_path
+        wanted = monitor or self.metrics.monitor
+        self.monitor = figure_to_monitor(self.metrics, self.sets, wanted, "monitor")
+        self.best_path = best_path
         self.results: dict[str, RetrievalResult] = {}
         self.best: float | None = None
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        figures = self._measure()
-        if logs is not None:
-            logs.update(figures)
-        key = self.monitor or next(iter(figures))
-        if key not in figures:
-            raise ConfigError(f"monitor: expected one of {list(figures)}, got {key!r}")
-        if self.best is None or figures[key] > self.best:
-            self.best = figures[key]
-            log.info("epoch %d: best %s %.4f", epoch + 1, key, self.best)
-            if self.best_path is not None:
-                self.extractor.save(self.best_path)
-
-    def _measure(self) -> dict[str, float | int]:
-        figures = {}
         for name, (query, gallery) in self.sets.items():
             embeddings = [embed(self.extractor, part, self.preprocess) for part in (query, gallery)]
             self.results[name] = measure(self.metrics, query, gallery, *embeddings)
-            figures |= {f"{name}/{figure}": value for figure, value in self.results[name].items()}
-        return figures
+        found = figures(self.results)
+        if logs is not None:
+            logs.update(found)
+        if self.best is None or found[self.monitor] > self.best:
+            self.best = found[self.monitor]
+            log.info("epoch %d: best %s %.4f", epoch + 1, self.monitor, self.best)
+            if self.best_path is not None:
+                self.extractor.save(self.best_path)

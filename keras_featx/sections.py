@@ -8,6 +8,7 @@ from typing import Literal
 
 from keras_featx.components import Component, part
 from keras_featx.errors import ConfigError
+from keras_featx.evaluation_sections import EvalSection, MetricSection
 from keras_featx.optimizer_section import EMASection, OptimizerSection
 
 
@@ -224,67 +225,11 @@ class TrainSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalListSection:
-    """One evaluation list. Its images are only decoded and resized.
-
-    Attributes:
-        dataset: The list.
-        batch_size: Images at a time.
-        bad_images: ``raise``: one that cannot be decoded is an error; ``skip``: it is left out, and
-            the result says how many were.
-    """
-
-    dataset: Component = part("dataset")
-    batch_size: int = 64
-    bad_images: Literal["raise", "skip"] = "raise"
-
-    def check(self, path: str) -> None:
-        """Refuse an empty batch."""
-        _at_least(path, "batch_size", self.batch_size, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSection:
-    """Queries, and the gallery they are looked up in."""
-
-    Query: EvalListSection
-    Gallery: EvalListSection
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataLoaderSection:
     """The data of training and evaluation; a command asks only for the part it needs."""
 
     Train: TrainSection | None = None
     Eval: EvalSection | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSection:
-    """Metrics of evaluation, and what is done with embeddings before.
-
-    Attributes:
-        Eval: Metrics; the first value of the first one chooses ``best_model``.
-        Ranking: Improvements of the ranking, in order; see :mod:`keras_featx.reranking`.
-        paddle: Give PaddleClas' own figures besides; see :mod:`keras_featx.paddle_protocol`.
-    """
-
-    Eval: tuple[Component, ...] = part(
-        "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
-    )
-    Ranking: tuple[Component, ...] = part("ranking", (), many=True)
-    paddle: bool = False
-
-    def check(self, path: str) -> None:
-        """Refuse an empty list."""
-        if not self.Eval:
-            raise ConfigError(f"{path}.Eval: expected at least one metric, got []")
-        for i, step in enumerate(self.Ranking[:-1]):
-            if step.name == "KReciprocal":
-                raise ConfigError(
-                    f"{path}.Ranking.{i}: expected KReciprocal last, got it at {i} of "
-                    f"{len(self.Ranking)}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)

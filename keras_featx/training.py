@@ -18,7 +18,7 @@ from keras_featx.data import faults, outputs, pipeline
 from keras_featx.data.samples import Samples
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import evaluate_samples
+from keras_featx.evaluation import figure_to_monitor, figures, measure_sets
 from keras_featx.heads.layers import DynamicArcMargin, MarginHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.optimizers import build_optimizer, freeze, named_weights
@@ -34,7 +34,7 @@ def train(
     """Train an extractor by classification; evaluate, save and log along the way.
 
     Everything is written into ``Global.output_dir``: ``config.yaml`` (resolved), ``train.log``,
-    ``metrics.csv``, ``latest/`` (to resume from), ``best_model/`` (by the first metric; the last
+    ``metrics.csv``, ``latest/`` (to resume from), ``best_model/`` (by ``Metric.monitor``; the last
     weights where nothing is evaluated). All input is checked before anything is written.
 
     Args:
@@ -45,7 +45,7 @@ def train(
         gallery: Likewise.
 
     Returns:
-        The last row of ``metrics.csv``, with ``best`` (the best value of the first metric, or
+        The last row of ``metrics.csv``, with ``best`` (the best value of ``Metric.monitor``, or
         ``None``) and ``output_dir``.
 
     Raises:
@@ -64,6 +64,9 @@ def train(
     strategy = distribute.get_strategy(config.Global.strategy)
     distribute.check_batch_size(strategy, data.order.batch_size)
     steps_per_epoch = config.Global.iter_per_epoch or data.order.steps_per_pass
+    monitor = (
+        figure_to_monitor(config.Metric, data.sets, config.Metric.monitor) if data.sets else ""
+    )
 
     keras.utils.set_random_seed(config.Global.seed)
     if config.Global.deterministic:
@@ -94,14 +97,15 @@ def train(
         def finish_epoch(epoch: int, logs: dict) -> None:
             scores = {}
             due = epoch == config.Global.epochs or epoch % config.Global.eval_interval == 0
-            if data.query is not None and due:
+            if data.sets and due:
                 with averaged(net.classifier.optimizer):
-                    found = evaluate_samples(config, net.extractor, data.query, data.gallery)
-                scores = found.result
+                    found = measure_sets(config, net.extractor, data.sets)
+                scores = figures({name: one.result for name, one in found.items()})
             row = {"epoch": epoch, "step": epoch * steps_per_epoch}
             if skipped is not None:
                 row["skipped"] = len(skipped)
-            _record_epoch(config, run, net, state, row, logs, scores, data.samples.names)
+            names = data.samples.names
+            _record_epoch(config, run, net, state, row, logs, scores, monitor, names)
 
         if state.epoch < config.Global.epochs:
             _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch, skipped)
@@ -256,7 +260,7 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped)
         raise faults.explain(error, data.samples) from error
 
 
-def _record_epoch(config, run, net, state, row, logs, scores, class_names) -> None:
+def _record_epoch(config, run, net, state, row, logs, scores, monitor, class_names) -> None:
     """One epoch into the history, the log, `best_model`, `latest` and `metrics.csv`."""
     state.epoch, optimizer = row["epoch"], net.classifier.optimizer
     row = {
@@ -268,7 +272,7 @@ def _record_epoch(config, run, net, state, row, logs, scores, class_names) -> No
     }
     state.history.append(row)
     log.info("%s", ", ".join(f"{k} {v:.4g}" if v % 1 else f"{k} {v:.0f}" for k, v in row.items()))
-    score = next(iter(scores.values()), None)  # the first value of the first metric
+    score = scores.get(monitor)
     if state.best is None or (score is not None and score > state.best):
         state.best = score
         with averaged(optimizer):

@@ -9,7 +9,7 @@ from keras_featx.data import memory
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import load_eval_samples
+from keras_featx.evaluation import EvalSet, load_eval_sets
 from keras_featx.sections import Config
 
 
@@ -20,8 +20,7 @@ class TrainingData:
     samples: Samples
     class_num: int
     order: Order
-    query: Samples | None
-    gallery: Samples | None
+    sets: dict[str, EvalSet]
 
 
 def load_training_data(
@@ -33,13 +32,12 @@ def load_training_data(
     stated = config.Arch.Head.args.get("class_num")
     class_num = check_labels(samples, stated, "Arch.Head.class_num")
     wanted = config.DataLoader.Eval is not None or query is not None or gallery is not None
-    if config.Global.eval_during_train and wanted:
-        query, gallery = load_eval_samples(config, query, gallery)
-    else:
-        query = gallery = None
+    sets = (
+        load_eval_sets(config, query, gallery) if config.Global.eval_during_train and wanted else {}
+    )
     sampler = components.builder("sampler", section.sampler.name)
     order = sampler(samples, config.Global.seed, **section.sampler.args)
-    return TrainingData(samples, class_num, order, query, gallery)
+    return TrainingData(samples, class_num, order, sets)
 
 
 def load_training_samples(config: Config, given: Any = None) -> Samples:

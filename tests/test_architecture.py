@@ -36,7 +36,7 @@ LAYERS = [
         "augment.erasing",
         "augment.policies",
     ],
-    ["optimizer_section", "decoding"],
+    ["optimizer_section", "evaluation_sections", "decoding"],
     ["sections"],
     ["config", "resizing", "ranking"],
     ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],

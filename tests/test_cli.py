@@ -110,6 +110,32 @@ def test_wrong_use_is_one_line_and_status_2(arguments, message, config_file, cap
     assert output.err.splitlines()[-1] == message
 
 
+def test_eval_tells_of_every_named_set(tmp_path):
+    lists = {"name": "ImageNetDataset", "image_root": str(EMOJI_MINI)}
+    query, gallery = (
+        {"dataset": {**lists, "cls_label_path": str(EMOJI_MINI / f"{part}_list.txt")}}
+        for part in ("query", "gallery")
+    )
+    sets = {
+        "forth": {"Query": query, "Gallery": gallery},
+        "back": {"Query": gallery, "Gallery": query},
+    }
+    done = run(
+        "tools/eval.py", "-c", "keras_featx/assets/quickstart.yaml",
+        "-o", f"DataLoader.Eval={json.dumps({'Sets': sets})}", "--output", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert list(told) == ["forth", "back", "seconds"]
+    assert (told["forth"]["gallery"], told["back"]["gallery"]) == (40, 200)
+    assert "forth\n" in done.stderr and "back\n" in done.stderr
+    for name in sets:
+        written = json.loads((tmp_path / f"evaluation_{name}.json").read_text())
+        assert written["metrics"]["map"]["mean"] == told[name]["map"]
+        rows = (tmp_path / f"evaluation_{name}_queries.csv").read_text().splitlines()
+        assert len(rows) == 1 + told[name]["queries"]
+
+
 def test_a_failure_is_one_line_and_status_1(config_file, tmp_path, capsys, trained):
     bad = tmp_path / "bad.png"
     bad.write_text("no image")

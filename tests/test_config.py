@@ -1,5 +1,6 @@
 """Configs: every mistake with its exact message, overrides, round trips, the shipped files."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from keras_featx.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 TRAIN = {"dataset": {"name": "ImageNetDataset", "image_root": "a", "cls_label_path": "b"}}
 
+FOLDERS = "{dataset: {name: ClassFolders, image_root: q}}"
+PAIR = f"{{Query: {FOLDERS}, Gallery: {FOLDERS}}}"
 MISTAKES = {
     "Globl: {epochs: 1}": "Globl: unknown key; did you mean 'Global'?",
     "Global: {epoch: 1}": "Global.epoch: unknown key; did you mean 'epochs'?",
@@ -117,6 +120,19 @@ MISTAKES = {
     "transform_op: []}}}": "DataLoader.Train.dataset.transform_op: unknown argument of VeriWild; "
     "did you mean 'transform_ops'?",
     "DataLoader: {Eval: {Query: {}}}": "DataLoader.Eval.Query.dataset: missing",
+    "DataLoader: {Eval: {Query: {dataset: {name: ClassFolders, image_root: q}}}}": "DataLoader."
+    "Eval.Gallery: missing",
+    "DataLoader: {Eval: {Sets: {}}}": "DataLoader.Eval.Sets: expected at least one pair, got {}",
+    "DataLoader: {Eval: {Sets: [1]}}": "DataLoader.Eval.Sets: expected {name: ..., ...}, got [1]",
+    "DataLoader: {Eval: {Sets: {a: {Query: {}}}}}": "DataLoader.Eval.Sets.a.Query.dataset: missing",
+    f"DataLoader: {{Eval: {{Sets: {{a/b: {PAIR}}}}}}}": "DataLoader.Eval.Sets: expected names of "
+    "letters, digits, _ . and -, got 'a/b'",
+    f"DataLoader: {{Eval: {{Sets: {{a: {PAIR}}}, use: b}}}}": "DataLoader.Eval.use: expected one "
+    "of ['a'], got 'b'",
+    f"DataLoader: {{Eval: {{Sets: {{a: {PAIR}}}, {PAIR[1:-1]}}}}}": "DataLoader.Eval.Query: "
+    "expected without Sets, or in one of them",
+    f"DataLoader: {{Eval: {{{PAIR[1:-1]}, use: a}}}}": "DataLoader.Eval.use: expected with Sets "
+    "only, got 'a'",
     "Metric: {Eval: []}": "Metric.Eval: expected at least one metric, got []",
     "[1, 2]": "FILE: expected sections such as Global and Arch, got [1, 2]",
     "Global: {epochs: 1, epochs: 2}": "FILE:1: the key 'epochs' stands twice",
@@ -297,3 +313,11 @@ def test_configs_are_read_without_a_framework():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_sections_of_another_config_may_stand_in_one():
+    preprocess = from_dict({"Arch": {"Preprocess": {"resize": "pad"}}}).Arch.Preprocess
+    assert from_dict({"Arch": {"Preprocess": preprocess}}).Arch.Preprocess is preprocess
+    wrong = dataclasses.replace(preprocess, pad_value=300.0)
+    with pytest.raises(ConfigError, match=r"^Arch.Preprocess.pad_value: expected in \[0, 255\]"):
+        from_dict({"Arch": {"Preprocess": wrong}})

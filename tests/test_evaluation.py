@@ -1,13 +1,17 @@
 """Embedding files and evaluating lists."""
 
+import csv
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import EMOJI_MINI, randomize
 
 import keras_featx
-from keras_featx import models, reranking
+from keras_featx import dump_config, models, reranking
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import load_eval_samples
@@ -127,6 +131,78 @@ def test_missing_parts_are_named(tiny):
     assert str(error.value) == (
         "Global.pretrained_model: expected the weights to evaluate, got null"
     )
+
+
+def two_sets(tiny, *overrides):
+    """The pair of the tiny config as `forth`, and with its parts exchanged as `back`."""
+    only = yaml.safe_load(dump_config(tiny()))["DataLoader"]["Eval"]
+    pairs = {
+        "forth": {"Query": only["Query"], "Gallery": only["Gallery"]},
+        "back": {"Query": only["Gallery"], "Gallery": only["Query"]},
+    }
+    return tiny(f"DataLoader.Eval={json.dumps({'Sets': pairs})}", *overrides)
+
+
+def test_every_named_set_is_measured(tiny, extractor):
+    config = two_sets(tiny)
+    results = keras_featx.evaluate_sets(config, extractor)
+    assert list(results) == ["forth", "back"]
+    query, gallery = load_eval_samples(tiny())
+    assert results["forth"] == keras_featx.evaluate(tiny(), extractor, query, gallery)
+    assert results["back"] == keras_featx.evaluate(tiny(), extractor, gallery, query)
+    assert results["forth"]["gallery"] != results["back"]["gallery"]
+    chosen = two_sets(tiny, "DataLoader.Eval.use=back")
+    assert keras_featx.evaluate(chosen, extractor) == results["back"]
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate(config, extractor)
+    assert str(error.value) == (
+        "DataLoader.Eval.Sets: expected one pair here, got ['forth', 'back']; choose one with "
+        "DataLoader.Eval.use"
+    )
+
+
+def test_errors_name_the_set(tiny, extractor, tmp_path):
+    (tmp_path / "none.txt").write_text("emoji/none.png 0\n")
+    key = "DataLoader.Eval.Sets.back.Query.dataset"
+    missing = two_sets(tiny, f"{key}.cls_label_path={tmp_path / 'other.txt'}")
+    with pytest.raises(ConfigError, match=rf"^{key}: .*other.txt: No such file"):
+        keras_featx.evaluate_sets(missing, extractor)
+    (tmp_path / "q.txt").write_text(
+        (EMOJI_MINI / "query_list.txt").read_text().splitlines()[0].split()[0] + " 999\n"
+    )
+    alone = two_sets(
+        tiny, f"DataLoader.Eval.Sets.forth.Query.dataset.cls_label_path={tmp_path}/q.txt"
+    )
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate_sets(alone, extractor)
+    assert str(error.value).startswith(
+        "DataLoader.Eval.Sets.forth: none of the 1 queries has an image of its identity"
+    )
+
+
+def test_a_figure_to_monitor_must_be_one_that_is_measured(tiny):
+    with pytest.raises(ConfigError) as error:
+        keras_featx.train(two_sets(tiny, "Metric.monitor=recall@1"))
+    assert str(error.value) == (
+        "Metric.monitor: expected one of ['forth/recall@1', 'forth/recall@5', 'forth/map', "
+        "'back/recall@1', 'back/recall@5', 'back/map'], got 'recall@1'"
+    )
+    assert not Path(tiny().Global.output_dir).exists()
+
+
+def test_the_monitored_figure_chooses_the_best_model(tiny):
+    config = two_sets(tiny, "Metric.monitor=back/map", "epochs=3")
+    result = keras_featx.train(config)
+    run = Path(config.Global.output_dir)
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    watched = [float(row["back/map"]) for row in rows]
+    assert {"forth/recall@1", "back/recall@5", "forth/queries"} <= set(rows[0])
+    assert result["best"] == pytest.approx(max(watched))
+    best = tiny(f"Global.pretrained_model={run / 'best_model'}")
+    query, gallery = load_eval_samples(tiny())
+    again = keras_featx.evaluate(best, models.build_model(best), gallery, query)
+    assert again["map"] == pytest.approx(max(watched), abs=1e-6)
 
 
 def test_rankings_are_improved_in_their_order(tiny, extractor):

@@ -125,8 +125,8 @@ def of_config(config: Config) -> dict[str, Component]:
     if loader.Train is not None:
         found["train"] = loader.Train.dataset.source
     if loader.Eval is not None:
-        found["query"] = loader.Eval.Query.dataset
-        found["gallery"] = loader.Eval.Gallery.dataset
+        _, pair = loader.Eval.only_pair()
+        found |= {"query": pair.Query.dataset, "gallery": pair.Gallery.dataset}
     return found
 
 

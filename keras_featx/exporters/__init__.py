@@ -114,8 +114,9 @@ def _example_images(config: Config, count: int = 8) -> list[str]:
 
     section = config.DataLoader.Eval
     if section is not None:
+        key, pair = next(iter(section.pairs().values()))
         try:
-            query = load_samples(section.Query.dataset, "DataLoader.Eval.Query.dataset")
+            query = load_samples(pair.Query.dataset, f"{key}.Query.dataset")
             return query.paths[:count]
         except ConfigError as error:
             log.info("comparing on the package's own pictures: %s", error)
