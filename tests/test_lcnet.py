@@ -230,6 +230,33 @@ def test_every_weight_gets_a_gradient(size):
         assert np.abs(gradient).max() > 0, variable.path
 
 
+@pytest.mark.parametrize("last_conv", [True, False])
+@pytest.mark.parametrize(("grid", "size"), [(1, (64, 96)), (2, (64, 96)), (3, (96, 48))])
+def test_cells_of_the_grid_stand_one_behind_the_other(grid, size, last_conv):
+    image = keras.Input((*size, 3))
+    strides = (1, 2, 2, 2, 2)
+    feature = lcnet(
+        image, scale=0.25, class_expand=20, stride_list=strides, grid=grid, use_last_conv=last_conv
+    )
+    model = randomize(keras.Model(image, feature))
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")
+    found = model(x).numpy()
+    before = keras.Model(image, model.get_layer("pool").input)(x).numpy().astype("float64")
+    height, width = (side // 16 // grid for side in size)
+    cells = [
+        before[:, i * height : (i + 1) * height, j * width : (j + 1) * width].mean((1, 2))
+        for i in range(grid)
+        for j in range(grid)
+    ]
+    if last_conv:
+        kernel = model.get_layer("last_conv").kernel.numpy().astype("float64")
+        cells = [cell @ kernel[0, 0] for cell in cells]
+        cells = [y * np.clip(y + 3, 0, 6) / 6 for y in cells]
+    expected = np.concatenate(cells, axis=1)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -239,6 +266,9 @@ def test_every_weight_gets_a_gradient(size):
          "[2, 2, 2, 2, 3]"),
         ({"activation": "gelu"}, "activation: expected one of ['hardswish', 'relu', 'relu6'], got "
          "'gelu'"),
+        ({"grid": 0}, "grid: expected a positive number, got 0"),
+        ({"grid": 3}, "grid: expected a number that divides the sides of the last feature map, 2 "
+         "and 2, got 3"),
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(arguments, message):

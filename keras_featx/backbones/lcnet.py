@@ -27,6 +27,7 @@ def lcnet(
     stride_list: tuple[int, int, int, int, int] = (2, 2, 2, 2, 2),
     use_last_conv: bool = True,
     activation: str = "hardswish",
+    grid: int = 1,
 ):
     """PP-LCNet from a normalised image to a feature vector.
 
@@ -42,10 +43,14 @@ def lcnet(
             the stem suits small images.
         use_last_conv: False leaves out the last convolution, its activation and the dropout.
         activation: ``hardswish``, ``relu`` or ``relu6``.
+        grid: Cells along each side that the last feature map is averaged over; their features
+            stand one behind the other. 1 averages over the whole map, as the reference does, and
+            forgets where in the image something was. Where images are aligned (drawings, logos,
+            faces) a grid keeps it, as the parts of arXiv:1711.09349 do.
 
     Returns:
-        Keras tensor ``(batch, class_expand)``, or the width of the last stage without the last
-        convolution.
+        Keras tensor ``(batch, grid * grid * class_expand)``, or so many times the width of the last
+        stage without the last convolution.
 
     Raises:
         ValueError: On an impossible argument.
@@ -57,7 +62,7 @@ def lcnet(
         >>> keras.Model(image, lcnet(image, scale=2.5)).count_params()
         7763920
     """
-    _check(scale, class_expand, dropout, stride_list)
+    _check(scale, class_expand, dropout, stride_list, grid)
     stem, *stage_strides = stride_list
     strides = dict(zip(STAGES, [1, *stage_strides], strict=True))
 
@@ -73,7 +78,7 @@ def lcnet(
                 x = blocks.squeeze_excite(x, name=f"{name}_se")
             x = blocks.conv(x, _width(channels, scale), 1, name=f"{name}_pw_conv")
             x = blocks.norm_act(x, activation, name=f"{name}_pw_bn")
-    x = keras.layers.GlobalAveragePooling2D(keepdims=use_last_conv, name="pool")(x)
+    x = _pool(x, grid, use_last_conv)
     if use_last_conv:
         x = blocks.conv(x, class_expand, 1, name="last_conv")
         x = keras.layers.Activation(ACTIVATIONS[activation], name="last_act")(x)
@@ -85,6 +90,20 @@ def lcnet(
     return x
 
 
+def _pool(x, grid: int, keepdims: bool):
+    """Average over each cell of a grid."""
+    if grid == 1:
+        return keras.layers.GlobalAveragePooling2D(keepdims=keepdims, name="pool")(x)
+    height, width = x.shape[1:3]
+    if height % grid or width % grid:
+        raise ValueError(
+            f"grid: expected a number that divides the sides of the last feature map, {height} and "
+            f"{width}, got {grid}"
+        )
+    x = keras.layers.AveragePooling2D((height // grid, width // grid), name="pool")(x)
+    return x if keepdims else keras.layers.Flatten(name="flatten")(x)
+
+
 def _width(channels: int, scale: float) -> int:
     """The multiple of 8 nearest to ``channels * scale``, but not below 90 % of it."""
     exact = channels * scale
@@ -92,7 +111,7 @@ def _width(channels: int, scale: float) -> int:
     return width + 8 if width < 0.9 * exact else width
 
 
-def _check(scale, class_expand, dropout, stride_list) -> None:
+def _check(scale, class_expand, dropout, stride_list, grid) -> None:
     if scale <= 0:
         raise ValueError(f"scale: expected a positive number, got {scale}")
     if class_expand < 1:
@@ -101,3 +120,5 @@ def _check(scale, class_expand, dropout, stride_list) -> None:
         raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
     if any(s not in (1, 2) for s in stride_list):
         raise ValueError(f"stride_list: expected strides of 1 or 2, got {list(stride_list)}")
+    if grid < 1:
+        raise ValueError(f"grid: expected a positive number, got {grid}")
