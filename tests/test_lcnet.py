@@ -257,6 +257,27 @@ def test_cells_of_the_grid_stand_one_behind_the_other(grid, size, last_conv):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
+def test_levels_stand_behind_the_feature():
+    image = keras.Input((64, 64, 3))
+    levels = ("blocks2", "blocks5")
+    model = keras.Model(image, lcnet(image, scale=0.25, class_expand=20, levels=levels))
+    randomize(model)
+    x = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype("float32")
+    expected = [keras.Model(image, model.get_layer("dropout").output)(x).numpy()]
+    for last, name in (("blocks2_0_pw_bn", "blocks2"), ("blocks5_5_pw_bn", "blocks5")):
+        maps = keras.Model(image, model.get_layer(last).output)(x).numpy().astype("float64")
+        gamma, beta, mean, variance = (
+            w.numpy().astype("float64") for w in model.get_layer(f"{name}_pool_bn").weights
+        )
+        average = maps.mean((1, 2))
+        expected.append((average - mean) / np.sqrt(variance + 1e-5) * gamma + beta)
+    assert model.output_shape == (None, 20 + 8 + 64)
+    found = np.split(model(x).numpy(), [20, 28], axis=1)
+    for part, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(part, wanted, atol=1e-5 * np.abs(wanted).max())
+        assert np.abs(wanted).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -266,6 +287,10 @@ def test_cells_of_the_grid_stand_one_behind_the_other(grid, size, last_conv):
          "[2, 2, 2, 2, 3]"),
         ({"activation": "gelu"}, "activation: expected one of ['hardswish', 'relu', 'relu6'], got "
          "'gelu'"),
+        ({"levels": ["blocks1"]}, "levels: expected some of ['blocks2', 'blocks3', 'blocks4', "
+         "'blocks5', 'blocks6'], got ['blocks1']"),
+        ({"levels": ["blocks3", "blocks3"]}, "levels: expected some of ['blocks2', 'blocks3', "
+         "'blocks4', 'blocks5', 'blocks6'], got ['blocks3', 'blocks3']"),
         ({"grid": 0}, "grid: expected a positive number, got 0"),
         ({"grid": 3}, "grid: expected a number that divides the sides of the last feature map, 2 "
          "and 2, got 3"),

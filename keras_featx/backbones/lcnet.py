@@ -28,6 +28,7 @@ def lcnet(
     use_last_conv: bool = True,
     activation: str = "hardswish",
     grid: int = 1,
+    levels: tuple[str, ...] = (),
 ):
     """PP-LCNet from a normalised image to a feature vector.
 
@@ -48,9 +49,13 @@ def lcnet(
             forgets where in the image something was. Where images are aligned (drawings, logos,
             faces) a grid keeps it, as the parts of arXiv:1711.09349 do.
 
+        levels: Stages, of ``blocks2`` to ``blocks6``, whose own averages stand behind the feature,
+            batch-normalised (as in hypercolumns, arXiv:1411.5752). Early stages know colours and
+            textures, and few identities to train on do not spoil them.
+
     Returns:
         Keras tensor ``(batch, grid * grid * class_expand)``, or so many times the width of the last
-        stage without the last convolution.
+        stage without the last convolution; and wider by the widths of the levels.
 
     Raises:
         ValueError: On an impossible argument.
@@ -62,12 +67,13 @@ def lcnet(
         >>> keras.Model(image, lcnet(image, scale=2.5)).count_params()
         7763920
     """
-    _check(scale, class_expand, dropout, stride_list, grid)
+    _check(scale, class_expand, dropout, stride_list, grid, levels)
     stem, *stage_strides = stride_list
     strides = dict(zip(STAGES, [1, *stage_strides], strict=True))
 
     x = blocks.conv(inputs, _width(STEM_CHANNELS, scale), 3, stride=stem, name="conv1_conv")
     x = blocks.norm_act(x, activation, name="conv1_bn")
+    averages = []
     for stage, rows in STAGES.items():
         for i, (kernel_size, channels, gated) in enumerate(rows):
             stride = strides[stage] if i == 0 else 1
@@ -78,6 +84,9 @@ def lcnet(
                 x = blocks.squeeze_excite(x, name=f"{name}_se")
             x = blocks.conv(x, _width(channels, scale), 1, name=f"{name}_pw_conv")
             x = blocks.norm_act(x, activation, name=f"{name}_pw_bn")
+        if stage in levels:
+            level = keras.layers.GlobalAveragePooling2D(name=f"{stage}_pool")(x)
+            averages.append(blocks.norm_act(level, None, name=f"{stage}_pool_bn"))
     x = _pool(x, grid, use_last_conv)
     if use_last_conv:
         x = blocks.conv(x, class_expand, 1, name="last_conv")
@@ -87,7 +96,7 @@ def lcnet(
         if dropout_scales_inference:
             # Keras divides by (1 - rate) in training; multiplying always gives the reference.
             x = keras.layers.Rescaling(1 - dropout, name="dropout_scale")(x)
-    return x
+    return keras.layers.Concatenate(name="levels")([x, *averages]) if averages else x
 
 
 def _pool(x, grid: int, keepdims: bool):
@@ -111,7 +120,7 @@ def _width(channels: int, scale: float) -> int:
     return width + 8 if width < 0.9 * exact else width
 
 
-def _check(scale, class_expand, dropout, stride_list, grid) -> None:
+def _check(scale, class_expand, dropout, stride_list, grid, levels) -> None:
     if scale <= 0:
         raise ValueError(f"scale: expected a positive number, got {scale}")
     if class_expand < 1:
@@ -122,3 +131,5 @@ def _check(scale, class_expand, dropout, stride_list, grid) -> None:
         raise ValueError(f"stride_list: expected strides of 1 or 2, got {list(stride_list)}")
     if grid < 1:
         raise ValueError(f"grid: expected a positive number, got {grid}")
+    if not set(levels) <= set(STAGES) or len(set(levels)) < len(levels):
+        raise ValueError(f"levels: expected some of {list(STAGES)}, got {list(levels)}")
