@@ -1,6 +1,7 @@
 """Evaluate query against gallery."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from keras_featx.errors import ConfigError
 from keras_featx.labelled import Labelled
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
-from keras_featx.ranking import improved
+from keras_featx.ranking import check_groups, improved
 from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import (
     Component,
@@ -81,6 +82,7 @@ def evaluate(
         200
     """
     query, gallery = load_eval_samples(config, query, gallery)
+    check_groups(config.Metric, query.groups)
     if model is None:
         if not config.Global.pretrained_model:
             raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
@@ -118,6 +120,7 @@ def measure(
     more: dict[str, Any] | None = None,
 ) -> RetrievalResult:
     """The configured metrics of embeddings, whatever they come from."""
+    check_groups(section, query.groups)
     functions, pair_functions = [], []
     for metric in section.Eval:
         function = components.builder("metric", metric.name)
@@ -125,11 +128,11 @@ def measure(
         chosen.append(functools.partial(function, **metric.args))
     query_labels, gallery_labels, names = _shared_labels(query, gallery)
     query_embeddings, gallery_embeddings, distances = improved(
-        section.Ranking, query_embeddings, gallery_embeddings
+        section.Ranking, query_embeddings, gallery_embeddings, (query.groups, gallery.groups)
     )
     parts = (
-        Labelled(query_embeddings, query_labels, query.ids, query.cameras),
-        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
+        Labelled(query_embeddings, query_labels, query.ids, query.cameras, query.groups),
+        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras, gallery.groups),
     )
     more = dict(more or {})
     if section.paddle:
@@ -162,18 +165,19 @@ def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[S
         where: What messages call the two together.
 
     Raises:
-        ConfigError: Where an image is in both without an id, or one alone has ids or cameras.
+        ConfigError: Where an image is in both without an id, or one alone has ids, cameras or
+            groups.
     """
     query, gallery = memory.as_samples(query, "query"), memory.as_samples(gallery, "gallery")
-    for what in ("ids", "cameras"):
+    for what in ("ids", "cameras", "groups"):
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):
             which = "Gallery" if getattr(gallery, what) is None else "Query"
             column = " (a third column)" if what == "ids" else ""
             raise ConfigError(f"{where}.{which}: expected {what}{column} in both lists")
     if query.ids is None and query.pixels is None and gallery.pixels is None:
-        both = set(gallery.images()).intersection(query.images())
+        both = set(_images_in_groups(gallery)).intersection(_images_in_groups(query))
         if both:
-            first = min(image[0] for image in both)
+            first = min(image[0] for image, _ in both)
             raise ConfigError(
                 f"{query.source}: {first} is also in the gallery {gallery.source} "
                 f"({len(both)} such images): each would find itself. Expected disjoint lists, or a "
@@ -181,6 +185,11 @@ def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[S
             )
     _shared_labels(query, gallery)
     return query, gallery
+
+
+def _images_in_groups(samples: Samples) -> Iterator[tuple]:
+    groups = [None] * len(samples) if samples.groups is None else samples.groups.tolist()
+    return zip(samples.images(), groups, strict=True)
 
 
 def _shared_labels(

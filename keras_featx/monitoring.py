@@ -10,6 +10,7 @@ import keras
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import as_pair, measure
+from keras_featx.ranking import check_groups
 from keras_featx.results import RetrievalResult
 from keras_featx.sections import MetricSection, PreprocessSection
 
@@ -78,6 +79,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         self.extractor, self.every = extractor, every
         self.sets = {name: as_pair(*pair, f"sets.{name}") for name, pair in sets.items()}
         self.metrics = metrics or MetricSection()
+        for query, _ in self.sets.values():
+            check_groups(self.metrics, query.groups)
         self.preprocess = preprocess or PreprocessSection()
         self.monitor, self.best_path = monitor, best_path
         self.results: dict[str, RetrievalResult] = {}

@@ -10,6 +10,7 @@ from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import load_eval_samples
+from keras_featx.ranking import check_groups
 from keras_featx.sections import Config
 
 
@@ -35,6 +36,7 @@ def load_training_data(
     wanted = config.DataLoader.Eval is not None or query is not None or gallery is not None
     if config.Global.eval_during_train and wanted:
         query, gallery = load_eval_samples(config, query, gallery)
+        check_groups(config.Metric, query.groups)
     else:
         query = gallery = None
     sampler = components.builder("sampler", section.sampler.name)
