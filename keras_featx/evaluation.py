@@ -1,7 +1,7 @@
 """Evaluate query against gallery."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from keras_featx.evaluation_sections import EvalListSection, EvalPairSection, Me
 from keras_featx.labelled import Labelled
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
-from keras_featx.ranking import improved
+from keras_featx.ranking import check_groups, improved
 from keras_featx.results import RetrievalResult, score
 from keras_featx.sections import Config
 from keras_featx.verification import PAIR_METRICS
@@ -211,14 +211,15 @@ def measure(
     more: dict[str, Any] | None = None,
 ) -> RetrievalResult:
     """The configured metrics of embeddings, whatever they come from."""
+    check_groups(section, query.groups)
     functions, pair_functions = _metrics(section)
     query_labels, gallery_labels, names = _shared_labels(query, gallery)
     query_embeddings, gallery_embeddings, distances = improved(
-        section.Ranking, query_embeddings, gallery_embeddings
+        section.Ranking, query_embeddings, gallery_embeddings, (query.groups, gallery.groups)
     )
     parts = (
-        Labelled(query_embeddings, query_labels, query.ids, query.cameras),
-        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
+        Labelled(query_embeddings, query_labels, query.ids, query.cameras, query.groups),
+        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras, gallery.groups),
     )
     more = dict(more or {})
     if section.paddle:
@@ -251,7 +252,9 @@ def load_eval_sets(config: Config, query: Any = None, gallery: Any = None) -> di
                 ("Gallery", how.Gallery, gallery),
             )
         ]
-        sets[name] = EvalSet(*as_pair(*parts, key), how)
+        parts = as_pair(*parts, key)
+        check_groups(config.Metric, parts[0].groups)
+        sets[name] = EvalSet(*parts, how)
     return sets
 
 
@@ -274,18 +277,19 @@ def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[S
         where: What messages call the two together.
 
     Raises:
-        ConfigError: Where an image is in both without an id, or one alone has ids or cameras.
+        ConfigError: Where an image is in both without an id, or one alone has ids, cameras or
+            groups.
     """
     query, gallery = memory.as_samples(query, "query"), memory.as_samples(gallery, "gallery")
-    for what in ("ids", "cameras"):
+    for what in ("ids", "cameras", "groups"):
         if (getattr(query, what) is None) != (getattr(gallery, what) is None):
             which = "Gallery" if getattr(gallery, what) is None else "Query"
             column = " (a third column)" if what == "ids" else ""
             raise ConfigError(f"{where}.{which}: expected {what}{column} in both lists")
     if query.ids is None and query.pixels is None and gallery.pixels is None:
-        both = set(gallery.images()).intersection(query.images())
+        both = set(_images_in_groups(gallery)).intersection(_images_in_groups(query))
         if both:
-            first = min(image[0] for image in both)
+            first = min(image[0] for image, _ in both)
             raise ConfigError(
                 f"{query.source}: {first} is also in the gallery {gallery.source} "
                 f"({len(both)} such images): each would find itself. Expected disjoint lists, or a "
@@ -293,6 +297,11 @@ def as_pair(query: Any, gallery: Any, where: str = "DataLoader.Eval") -> tuple[S
             )
     _shared_labels(query, gallery)
     return query, gallery
+
+
+def _images_in_groups(samples: Samples) -> Iterator[tuple]:
+    groups = [None] * len(samples) if samples.groups is None else samples.groups.tolist()
+    return zip(samples.images(), groups, strict=True)
 
 
 def _shared_labels(

@@ -11,6 +11,7 @@ from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation import as_pair, figure_to_monitor, figures, measure
 from keras_featx.evaluation_sections import MetricSection
+from keras_featx.ranking import check_groups
 from keras_featx.results import RetrievalResult
 from keras_featx.sections import PreprocessSection
 
@@ -80,6 +81,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         self.extractor, self.every = extractor, every
         self.sets = {name: as_pair(*pair, f"sets.{name}") for name, pair in sets.items()}
         self.metrics = metrics or MetricSection()
+        for query, _ in self.sets.values():
+            check_groups(self.metrics, query.groups)
         self.preprocess = preprocess or PreprocessSection()
         wanted = monitor or self.metrics.monitor
         self.monitor = figure_to_monitor(self.metrics, self.sets, wanted, "monitor")

@@ -36,6 +36,9 @@ def paddle_figures(
         ``{"paddle/recall1": ..., "paddle/precision@1": ..., "paddle/mAP": ..., "paddle/mINP":
         ...}``; figures without any value are left out.
 
+    Raises:
+        ValueError: If there are groups.
+
     Example:
         >>> import numpy as np
         >>> from keras_featx.labelled import Labelled
@@ -44,6 +47,8 @@ def paddle_figures(
         >>> paddle_figures(points, points, topk=(1,))
         {'paddle/recall1': 1.0, 'paddle/precision@1': 1.0, 'paddle/mAP': 1.0}
     """
+    if query.groups is not None or gallery.groups is not None:
+        raise ValueError("groups: expected none, as PaddleClas has none")
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     right = gallery.embeddings.T.astype("float64")

@@ -229,9 +229,10 @@ def score(
         raise ConfigError(str(error)) from None
     scored = np.flatnonzero(matches.counts)
     if not len(scored):
+        grouped = "" if query.groups is None else " within groups"
         raise ConfigError(
             f"none of the {len(query.labels)} queries has an image of its identity in the gallery "
-            f"({len(gallery.labels)} images): expected query and gallery to share labels"
+            f"({len(gallery.labels)} images): expected query and gallery to share labels{grouped}"
         )
     kept = with_match(matches)
     values = {}

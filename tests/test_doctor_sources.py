@@ -8,6 +8,7 @@ import numpy as np
 import planted
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_featx import cli
 from keras_featx.data.lists import imagenet_list
@@ -102,6 +103,83 @@ def test_a_query_taken_by_the_camera_of_its_copy_is_not_searched_there(tmp_path,
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
     both = {part: str(tmp_path / "list.csv") for part in ("query", "gallery")}
     assert examine(of_paths(both), tmp_path / "out")["counts"] == {}
+
+
+def grouped(folder, name, rows):
+    """A list of (picture, label, group)."""
+    lines = ["path,label,group", *(f"images/{i}.png,{label},{run}" for i, label, run in rows)]
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return str(folder / name)
+
+
+def test_images_of_two_groups_do_not_meet(tmp_path, pictures):
+    """Neither as query and entry, nor as entries under two labels; in one group they do."""
+    pixels = np.asarray(planted.picture(planted.IDENTITIES[4])).copy()
+    pixels[:2, :2] ^= 1  # almost the same
+    Image.fromarray(pixels).save(pictures / "4n.png")
+    query = [(0, 0, "a"), (1, 1, "a"), (2, 2, "b"), (3, 3, "b")]
+    gallery = [(4, 0, "a"), (5, 1, "a"), (6, 2, "b"), (7, 3, "b")]
+    lists = {
+        "query": grouped(tmp_path, "query.csv", [*query, (1, 3, "b")]),
+        # A query of the other group, and entries of the other group: once more, and of two labels.
+        "gallery": grouped(
+            tmp_path,
+            "gallery.csv",
+            [*gallery, (2, 0, "a"), (4, 0, "b"), (5, 2, "b"), ("4n", 3, "c")],
+        ),
+    }
+    assert examine(of_paths(lists), tmp_path / "out")["counts"] == {}
+    more = [(4, 1, "a"), (6, 2, "b"), (2, 2, "b"), ("4n", 0, "a")]
+    lists["gallery"] = grouped(tmp_path, "gallery.csv", [*gallery, *more])
+    examine(of_paths(lists), tmp_path / "out")
+    assert rows(tmp_path / "out") == {
+        "queries_in_gallery": [4], "conflicting_duplicates": [2, 6], "duplicates": [7],
+        "near_conflicts": [6, 9], "near_duplicates": [9],
+    }  # fmt: skip
+
+
+def test_copies_of_two_groups_spoil_a_training_list(tmp_path, pictures):
+    """Training takes no notice of groups."""
+    train = grouped(tmp_path, "train.csv", [(0, 0, "a"), (0, 0, "b"), (1, 1, "a"), (1, 2, "b")])
+    examine(of_paths({"train": train}), tmp_path / "out")
+    told = rows(tmp_path / "out")
+    assert (told["duplicates"], told["conflicting_duplicates"]) == ([3], [4, 5])
+
+
+def test_a_query_needs_its_identity_in_its_group(tmp_path, pictures):
+    query = [(0, 0, "a"), (1, 1, "a"), (2, 0, "b"), (3, 9, "b")]
+    lists = {
+        "query": grouped(tmp_path, "query.csv", query),
+        "gallery": grouped(tmp_path, "gallery.csv", [(4, 0, "a"), (5, 1, "b"), (6, 0, "b")]),
+    }
+    examine(of_paths(lists), tmp_path / "out")
+    told = findings(tmp_path / "out")["queries_without_match"]
+    assert [(f["image"]["row"], f["what"]) for f in told] == [
+        (3, "the gallery has no '1' in group 'a'"), (5, "the gallery has no '9' in group 'b'")
+    ]  # fmt: skip
+    (tmp_path / "gallery.csv").write_text("path,label\nimages/4.png,0\nimages/5.png,1\n")
+    examine(of_paths(lists), tmp_path / "out")
+    told = findings(tmp_path / "out")
+    assert [f["what"] for f in told["queries_without_match"]] == ["the gallery has no '9'"]
+    assert [f["what"] for f in told["unlike_lists"]] == ["query has groups, gallery has none"]
+
+
+def test_a_cleaned_list_keeps_its_groups(tmp_path, pictures):
+    (tmp_path / "query.txt").write_text("images/0.png 0\nimages/no.png 3\nimages/1.png 2\n")
+    (tmp_path / "gallery.txt").write_text("images/4.png 0\nimages/5.png 2\n")
+    sources = {
+        part: Component(
+            name="ImageNetDataset",
+            args={"image_root": str(tmp_path), "cls_label_path": str(tmp_path / f"{part}.txt"),
+                  "labels_per_group": 2},
+        )
+        for part in ("query", "gallery")
+    }  # fmt: skip
+    found = examine(sources, tmp_path / "out", Options(cleaning=Cleaning()))["clean"]
+    dataset = dict(found[str(tmp_path / "query.txt")]["datasets"]["query"])
+    assert dataset["labels_per_group"] == 2
+    again = imagenet_list(**{k: v for k, v in dataset.items() if k != "name"})
+    assert again.groups.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

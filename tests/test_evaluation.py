@@ -1,6 +1,7 @@
 """Embedding files and evaluating lists."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,12 @@ from conftest import EMOJI_MINI, randomize
 
 import keras_featx
 from keras_featx import dump_config, models, reranking
+from keras_featx.data.samples import Samples
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import load_eval_samples
+from keras_featx.evaluation import as_pair, load_eval_samples, measure
 from keras_featx.sections import PreprocessSection
+from keras_featx.training_data import load_training_data
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +278,157 @@ def test_impossible_rankings_are_refused(tiny, extractor, override, message):
     with pytest.raises(ConfigError) as error:
         keras_featx.evaluate(tiny(override), extractor)
     assert str(error.value) == message
+
+
+# Groups
+
+# 40 identities in 6 groups; a query has one right picture among the 7 (or, in the last, 5) of its.
+GROUPED = [f"DataLoader.Eval.{part}.dataset.labels_per_group=7" for part in ("Query", "Gallery")]
+
+
+def test_a_query_is_ranked_and_paired_within_its_group(tiny, extractor):
+    """A loop over queries, with groups from the labels themselves."""
+    config = tiny(*GROUPED, "Metric.Eval=[Recallk, mAP, ROCAUC]")
+    query, gallery = load_eval_samples(config)
+    vectors = [embed(extractor, part.paths).astype("float64") for part in (query, gallery)]
+    ranks, genuine, impostor = [], [], []
+    for vector, label in zip(vectors[0], query.labels.tolist(), strict=True):
+        there = [i for i, other in enumerate(gallery.labels) if other // 7 == label // 7]
+        similar = (vectors[1][there] @ vector).astype("float32")
+        right = gallery.labels[there] == label
+        ranks.append(1 + int((similar > similar[right]).sum()))
+        genuine += similar[right].tolist()
+        impostor += similar[~right].tolist()
+    ranks = np.array(ranks)
+    genuine, impostor = np.array(genuine), np.array(impostor)
+    assert len(impostor) == sum(6 if label < 35 else 4 for label in query.labels)
+    higher = (genuine[:, None] > impostor).mean()
+    ours = keras_featx.evaluate(config, extractor)
+    assert ours["recall@1"] == pytest.approx((ranks == 1).mean())
+    assert ours["recall@5"] == pytest.approx((ranks <= 5).mean())
+    assert ours["map"] == pytest.approx((1 / ranks).mean())
+    assert ours["roc_auc"] == pytest.approx(higher, abs=1e-4)  # steps of 2**-16
+    whole = keras_featx.evaluate(tiny("Metric.Eval=[Recallk, mAP, ROCAUC]"), extractor)
+    assert whole["recall@1"] < ours["recall@1"] and abs(whole["roc_auc"] - higher) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "[{name: QueryExpansion, k: 2, alpha: 1.0}]",
+        "[{name: DatabaseAugmentation, k: 3}]",
+        "[{name: DatabaseAugmentation, k: 1}, {name: QueryExpansion, k: 9}, "
+        "{name: KReciprocal, k1: 5, k2: 2}]",
+    ],
+)
+def test_improved_rankings_are_those_of_each_group_alone(tiny, extractor, steps):
+    """Nothing of another group may change a ranking."""
+    config = tiny(*GROUPED, f"Metric.Ranking={steps}", "Metric.Eval=[MRR]")
+    query, gallery = load_eval_samples(config)
+    ours = keras_featx.evaluate(config, extractor, query, gallery)
+    expected = np.full(len(query), np.nan)
+    for group in range(6):
+        rows = [np.flatnonzero(part.labels // 7 == group) for part in (query, gallery)]
+        alone = [
+            dataclasses.replace(part.take(own), groups=None)
+            for part, own in zip((query, gallery), rows, strict=True)
+        ]
+        expected[rows[0]] = keras_featx.evaluate(config, extractor, *alone).per_query["mrr"]
+    np.testing.assert_allclose(ours.per_query["mrr"], expected)
+    # Steps that see the whole gallery, before rankings within groups, would tell another story.
+    vectors = [embed(extractor, part) for part in (query, gallery)]
+    plain = components_without_groups(config.Metric.Ranking, *vectors)
+    leaked = measure(
+        dataclasses.replace(config.Metric, Ranking=()), query, gallery, *plain
+    ).per_query["mrr"]
+    assert (leaked != expected).any()
+
+
+def components_without_groups(steps, query, gallery):
+    for step in steps:
+        if step.name == "DatabaseAugmentation":
+            gallery = reranking.database_augmentation(gallery, **step.args)
+        elif step.name == "QueryExpansion":
+            query = reranking.query_expansion(query, gallery, **step.args)
+    return query, gallery
+
+
+def test_a_group_without_a_gallery_or_of_one_image_is_counted(tiny, extractor):
+    """Also where queries and gallery learn from their neighbours."""
+    query, gallery = load_eval_samples(tiny())
+    parts = []
+    for part in (query, gallery):
+        part = part.take(np.flatnonzero(part.labels < 4))
+        names = np.array(["a", "a", "b", "c" if part.source == query.source else "d"])
+        parts.append(dataclasses.replace(part, groups=names[part.labels]))
+    steps = "[{name: DatabaseAugmentation, k: 2}, {name: QueryExpansion, k: 2}]"
+    for ranking in ("[]", steps):
+        found = keras_featx.evaluate(tiny(f"Metric.Ranking={ranking}"), extractor, *parts)
+        lost = int((parts[0].labels == 3).sum())
+        assert found.left_out == {"nothing in the gallery's part of the group": lost}
+        assert found["queries"] == len(parts[0]) - lost > 0
+    apart = dataclasses.replace(parts[1], groups=np.array(["x"] * 4))
+    with pytest.raises(ConfigError) as error:
+        keras_featx.evaluate(tiny(), extractor, parts[0], apart)
+    assert str(error.value) == (
+        f"none of the {len(parts[0])} queries has an image of its identity in the gallery "
+        "(4 images): expected query and gallery to share labels within groups"
+    )
+    numbers = dataclasses.replace(parts[1], groups=np.arange(4))
+    for ranking in ("[]", steps):
+        with pytest.raises(ConfigError, match="^groups: expected of one kind, got <U1 of the que"):
+            keras_featx.evaluate(tiny(f"Metric.Ranking={ranking}"), extractor, parts[0], numbers)
+
+
+def test_groups_of_one_list_alone_are_refused(tiny):
+    with pytest.raises(ConfigError) as error:
+        load_eval_samples(tiny(GROUPED[0]))
+    assert str(error.value) == "DataLoader.Eval.Gallery: expected groups in both lists"
+    with pytest.raises(ConfigError) as error:
+        load_eval_samples(tiny(GROUPED[1]))
+    assert str(error.value) == "DataLoader.Eval.Query: expected groups in both lists"
+
+
+def test_an_image_finds_itself_in_its_own_group_only():
+    def listed(name, groups):
+        labels = np.arange(2)
+        return Samples(name, ["a.png", "b.png"], labels, [1, 2], groups=np.array(groups))
+
+    query = listed("query.txt", [0, 1])
+    assert as_pair(query, listed("gallery.txt", [1, 0]))[0] is query
+    with pytest.raises(ConfigError, match=r"^query.txt: b.png is also in .* \(1 such images\)"):
+        as_pair(query, listed("gallery.txt", [1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "Metric.paddle=true",
+            "Metric.paddle: expected false, as the lists have groups and PaddleClas has none, got "
+            "true",
+        ),
+        (
+            "Metric.Ranking=[QueryExpansion, {name: Whitening, size: 4}]",
+            "Metric.Ranking.1: expected steps that keep to a query's group, as the lists have "
+            "groups, got Whitening, which is fitted to the whole gallery",
+        ),
+    ],
+)
+def test_what_looks_beyond_groups_is_refused_before_anything_is_embedded(
+    tiny, extractor, override, message
+):
+    config = tiny(*GROUPED, override)
+    query, gallery = load_eval_samples(config)  # the lists themselves are good: they may be packed
+    vectors = [np.eye(len(part), dtype="float32") for part in (query, gallery)]
+    for call in (
+        lambda: keras_featx.evaluate(config),  # there is no model either
+        lambda: load_training_data(config),
+        lambda: measure(config.Metric, query, gallery, *vectors),
+        lambda: keras_featx.RetrievalCallback(
+            extractor, {"a": (query, gallery)}, metrics=config.Metric
+        ),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert str(error.value) == message

@@ -418,3 +418,45 @@ def _is_file(path):
             return True
     except (OSError, ValueError):
         return False
+
+
+@pytest.mark.parametrize("read", [lists.imagenet_list, lists.veri_wild_list])
+def test_groups_are_so_many_labels_each(root, write, read, tmp_path):
+    """As in Omniglot's runs: label 100 * run + class."""
+    arguments = {
+        "image_root": str(root),
+        "cls_label_path": write("a.jpg 100\nb.jpg 119\nü.jpg 99\n"),
+    }
+    assert read(**arguments).groups is None
+    samples = read(**arguments, labels_per_group=100)
+    assert samples.groups.tolist() == [1, 1, 0]
+    assert samples.labels.tolist() == [100, 119, 99]
+    assert samples.take([2, 0]).groups.tolist() == [0, 1]
+    assert read(**arguments, labels_per_group=1).groups.tolist() == [100, 119, 99]
+    # Names given to numbers leave them numbers.
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{i} name {i}\n" for i in range(120)))
+    named = read(**arguments, labels_per_group=100, class_id_map_file=str(names))
+    assert named.names[119] == "name 119" and named.groups.tolist() == [1, 1, 0]
+
+
+def test_groups_stay_with_their_images_where_rows_are_left_out(root, write):
+    file = write("a.jpg x\nno.jpg 3\nb.jpg 7\nü.jpg 2\n")
+    dataset = Component(
+        name="ImageNetDataset",
+        args={"image_root": str(root), "cls_label_path": file, "labels_per_group": 2,
+              "labels": "numbers"},
+    )  # fmt: skip
+    samples = samples_module.load_samples(dataset, "x", problems := [])
+    assert (samples.labels.tolist(), samples.groups.tolist()) == ([7, 2], [3, 1])
+    assert sorted(problem.row for problem in problems) == [1, 2]
+
+
+def test_groups_of_names_or_of_no_labels_are_refused(root, write):
+    file = write("a.jpg cat\nb.jpg dog\n")
+    assert refusal(imagenet, root, file, labels_per_group=2) == (
+        f"labels_per_group: expected with labels that are numbers; those of {file} are names"
+    )
+    assert refusal(imagenet, root, write("a.jpg 1\n"), labels_per_group=0) == (
+        f"{file}: labels_per_group: expected at least 1, got 0"
+    )

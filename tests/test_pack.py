@@ -19,7 +19,7 @@ from PIL import Image
 
 from keras_featx import cli, evaluation, images, packing
 from keras_featx.config import apply_overrides, dump_config, from_dict, to_dict
-from keras_featx.data import encoding, files, memory, pack_plan, pack_shards, pipeline
+from keras_featx.data import encoding, files, memory, pack_plan, pack_shards, pipeline, shards
 from keras_featx.data.folders import class_folders
 from keras_featx.data.labels import class_names
 from keras_featx.data.lists import veri_wild_list
@@ -56,13 +56,13 @@ def refusal(kind, call, *arguments, **keywords):
 
 @pytest.fixture
 def full(tmp_path):
-    """48 pictures with names, ids, cameras and boxes; some have no box."""
+    """48 pictures with names, ids, cameras, groups and boxes; some have no box."""
     rows = (EMOJI_MINI / "train_list.txt").read_text().splitlines()[:48]
-    lines = ["path,label,id,camera,box"]
+    lines = ["path,label,id,camera,group,box"]
     for i, row in enumerate(rows):
         path = row.split()[0]
         box = f"{i % 7} 3 {40 + i % 5} 50" if i % 3 else ""
-        lines.append(f'{path},"{path.split("/")[1]}",n{i},cam{i % 3},{box}')
+        lines.append(f'{path},"{path.split("/")[1]}",n{i},cam{i % 3},run{i % 5},{box}')
     (tmp_path / "full.csv").write_text("\n".join(lines) + "\n")
     return csv_list(image_root=str(EMOJI_MINI), cls_label_path=str(tmp_path / "full.csv"))
 
@@ -70,7 +70,7 @@ def full(tmp_path):
 def check_same(samples, other):
     assert bytes_of(samples) == bytes_of(other)
     assert samples.names == other.names
-    for name in ("labels", "ids", "cameras", "boxes"):
+    for name in ("labels", "ids", "cameras", "groups", "boxes"):
         mine, theirs = getattr(samples, name), getattr(other, name)
         assert (mine is None) == (theirs is None), name
         if mine is not None:
@@ -112,6 +112,7 @@ def test_other_programs_read_the_records(full, tmp_path):
         "image/class/text": tf.io.FixedLenFeature([], tf.string),
         "image/id": tf.io.FixedLenFeature([], tf.string),
         "image/camera": tf.io.FixedLenFeature([], tf.string),
+        "image/group": tf.io.FixedLenFeature([], tf.string),
         "image/box": tf.io.FixedLenFeature([4], tf.int64),
     }
     rows = list(
@@ -123,6 +124,7 @@ def test_other_programs_read_the_records(full, tmp_path):
     assert texts == [full.names[label] for label in full.labels]
     assert [row["image/id"].numpy().decode() for row in rows] == full.ids.tolist()
     assert [row["image/camera"].numpy().decode() for row in rows] == full.cameras.tolist()
+    assert [row["image/group"].numpy().decode() for row in rows] == full.groups.tolist()
     assert [row["image/box"].numpy().tolist() for row in rows] == full.boxes.tolist()
     assert {row["image/format"].numpy() for row in rows} == {b"png"}
     root = os.path.commonpath([os.path.dirname(path) for path in full.paths])
@@ -147,7 +149,7 @@ def test_other_programs_read_the_tars(full, tmp_path):
         assert facts.pop("path") == "/".join(full.paths[i].split("/")[-2:])
         assert facts == {
             "label": full.labels[i], "name": full.names[full.labels[i]], "id": full.ids[i],
-            "camera": full.cameras[i], "box": full.boxes[i].tolist(),
+            "camera": full.cameras[i], "group": full.groups[i], "box": full.boxes[i].tolist(),
         }  # fmt: skip
 
 
@@ -159,11 +161,11 @@ def test_without_its_index_a_set_is_read_through(full, tmp_path):
     check_same(
         tfrecords(
             files=f"{tmp_path}/*.tfrecord", name_key="image/class/text", id_key="image/id",
-            camera_key="image/camera", box_keys=("image/box",),
+            camera_key="image/camera", group_key="image/group", box_keys=("image/box",),
         ),
         full,
     )  # fmt: skip
-    keys = {"name_key": "name", "id_key": "id", "camera_key": "camera", "box_key": "box"}
+    keys = {f"{name}_key": name for name in ("name", "id", "camera", "group", "box")}
     check_same(tars(files=f"{tmp_path}/*.tar", **keys), full)
 
 
@@ -196,6 +198,7 @@ def test_the_list_and_the_manifest_say_what_is_there(full, tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "train_list.csv").read_text())))
     assert [row["row"] for row in rows] == [str(i) for i in range(1, 49)]
     assert [row["name"] for row in rows] == [full.names[label] for label in full.labels]
+    assert [row["group"] for row in rows] == full.groups.tolist()
     assert [row["box"] for row in rows] == [" ".join(map(str, b)) for b in full.boxes.tolist()]
     data = bytes_of(full)
     for i, row in enumerate(rows):
@@ -212,13 +215,46 @@ def test_the_list_and_the_manifest_say_what_is_there(full, tmp_path):
 
 
 def test_numbers_stay_numbers(full, tmp_path):
-    numbered = dataclasses.replace(full, ids=np.arange(48), cameras=None, boxes=None, names=None)
+    numbered = dataclasses.replace(
+        full, ids=np.arange(48), groups=np.arange(48) // 7, cameras=None, boxes=None, names=None
+    )
     for form in FORMATS:
         pack(numbered, tmp_path, form, format=form)
         check_same(packed(folder=str(tmp_path), part=form), numbered)
         (tmp_path / f"{form}.index.npz").unlink()
-    check_same(tfrecords(files=f"{tmp_path}/*.tfrecord", id_key="image/id"), numbered)
-    check_same(tars(files=f"{tmp_path}/*.tar", id_key="id"), numbered)
+    check_same(
+        tfrecords(files=f"{tmp_path}/*.tfrecord", id_key="image/id", group_key="image/group"),
+        numbered,
+    )
+    check_same(tars(files=f"{tmp_path}/*.tar", id_key="id", group_key="group"), numbered)
+
+
+@pytest.mark.parametrize(("form", "read"), [("tfrecord", tfrecords), ("tar", tars)])
+def test_an_index_from_before_there_were_groups_is_used(full, tmp_path, form, read):
+    """It names no key of a group, and has no such column."""
+    plain = dataclasses.replace(full, groups=None)
+    pack(plain, tmp_path, format=form, shard_mb=0.05)
+    path = tmp_path / "train.index.npz"
+    index = shards.read_index(str(path))
+    assert index.keys.pop("group_key", "none") is None
+    path.write_bytes(index.to_bytes())
+    with np.load(path) as archive:
+        assert "groups" not in archive.files
+    pattern = f"{tmp_path}/train-*.{form}"
+    check_same(read(files=pattern), plain)  # with ids, which reading the shards would not give
+    check_same(read(files=pattern, index=str(path)), plain)
+    check_same(packed(folder=str(tmp_path)), plain)
+    before = content(tmp_path)
+    assert pack(plain, tmp_path, format=form, shard_mb=0.05)["resumed_shards"] > 1
+    after = content(tmp_path)
+    assert {k: v for k, v in after.items() if k != path.name} == {
+        k: v for k, v in before.items() if k != path.name
+    }
+    found = refusal(ConfigError, read, files=pattern, index=str(path), group_key="group")
+    assert found == (
+        f"{path}: expected an index made with group_key: 'group', got None: remove it to have the "
+        "shards read"
+    )
 
 
 def test_a_packed_set_is_packed_again(full, tmp_path):
@@ -447,6 +483,7 @@ def test_another_list_is_refused(full, tmp_path):
         "labels": {"labels": np.roll(full.labels, 1)},
         "ids": {"ids": np.roll(full.ids, 1)},
         "cameras": {"cameras": None},
+        "groups": {"groups": np.roll(full.groups, 1)},
         "boxes": {"boxes": full.boxes[::-1].copy()},
         "class names": {"names": full.names[::-1]},
     }
@@ -645,7 +682,7 @@ def test_a_shrunk_set_keeps_the_rest(full, tmp_path):
     result = pack(full, tmp_path, short_side=32, lossless=True, shard_mb=0.03)
     again = packed(folder=str(tmp_path))
     assert result["shards"] > 1
-    for name in ("labels", "ids", "cameras"):
+    for name in ("labels", "ids", "cameras", "groups"):
         np.testing.assert_array_equal(getattr(again, name), getattr(full, name))
     for i, (before, after) in enumerate(zip(bytes_of(full), bytes_of(again), strict=True)):
         old, new = (images.decode(tf.constant(data)).shape for data in (before, after))

@@ -45,3 +45,9 @@ def test_the_config_asks_for_them_besides(tiny, trained):
     ours = keras_featx.evaluate(config)
     assert ours["paddle/recall1"] == pytest.approx(ours["recall@1"])  # every query has a match
     assert {"paddle/recall3", "paddle/mAP"} < set(ours)
+
+
+def test_groups_are_refused_as_it_has_none():
+    parts = [Labelled(np.eye(2), np.arange(2), groups=np.zeros(2, int)) for _ in range(2)]
+    with pytest.raises(ValueError, match="^groups: expected none, as PaddleClas has none$"):
+        paddle_figures(*parts)

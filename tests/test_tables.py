@@ -49,10 +49,10 @@ def names_of(samples, root):
     return [path.removeprefix(f"{root}/") for path in samples.paths]
 
 
-ALL_COLUMNS = """label,weight,path,camera,id,split,box
-7,0.5,a.jpg,c1,i1,train,
-3,0.5,"e,f.jpg",c2,i2,query,"1,2,3,4"
-7,0.5,c d.jpg,c1,i3,train,10 20.5 30.2 40
+ALL_COLUMNS = """label,weight,path,camera,id,split,group,box
+7,0.5,a.jpg,c1,i1,train,g1,
+3,0.5,"e,f.jpg",c2,i2,query,g2,"1,2,3,4"
+7,0.5,c d.jpg,c1,i3,train,g3,10 20.5 30.2 40
 """
 
 
@@ -63,6 +63,10 @@ def test_columns_are_found_by_name(root, write):
     assert samples.rows.tolist() == [2, 4]
     assert samples.ids.tolist() == ["i1", "i3"]
     assert samples.cameras.tolist() == ["c1", "c1"]
+    assert samples.groups.tolist() == ["g1", "g3"]
+    assert table(root, write(ALL_COLUMNS), split="train", group_column="run").groups is None
+    other = table(root, write(ALL_COLUMNS), split="train", group_column="weight")
+    assert other.groups.tolist() == ["0.5", "0.5"]
     assert samples.boxes.tolist() == [[0, 0, 0, 0], [10, 20, 31, 40]]
 
 
@@ -283,12 +287,14 @@ def test_problems_are_collected_and_their_rows_left_out(root, write):
 
 def test_problems_of_a_table_are_collected(root, write):
     file = write(
-        "path,label,box,camera\na.jpg,0,,1\n,0,,1\nb.jpg,0,1 1,1\nb.jpg,x,,1\nb.jpg,1,1 1 2 2,7\n"
+        "path,label,box,camera,group\na.jpg,0,,1,a\n,0,,1,b\nb.jpg,0,1 1,1,c\nb.jpg,x,,1,d\n"
+        "b.jpg,1,1 1 2 2,7,e\n"
     )
     problems = []
     arguments = {"image_root": root, "cls_label_path": file}
     samples = load_samples(Component(name="CSV", args=arguments), "x", problems)
     assert samples.rows.tolist() == [2, 6] and samples.cameras.tolist() == ["1", "7"]
+    assert samples.groups.tolist() == ["a", "e"]
     assert samples.boxes.tolist() == [[0, 0, 0, 0], [1, 1, 2, 2]]
     assert sorted(p.row for p in problems) == [3, 4, 5]
 

@@ -95,16 +95,23 @@ def test_labels_and_more_in_json(tmp_path):
     path = write(
         tmp_path / "a.tar",
         [
-            ("0.json", record(0, box=[1, 2, 30.5, 40], cam=7)), ("0.jpg", IMAGES[0]),
-            ("1.jpg", IMAGES[1]), ("1.json", record(1, box=[0, 0, 5, 6], cam=8)),
+            ("0.json", record(0, box=[1, 2, 30.5, 40], cam=7, run="a")), ("0.jpg", IMAGES[0]),
+            ("1.jpg", IMAGES[1]), ("1.json", record(1, box=[0, 0, 5, 6], cam=8, run="b")),
         ],
     )  # fmt: skip
-    samples = tars(files=path, name_key="name", id_key="uid", camera_key="cam", box_key="box")
+    keys = {"name_key": "name", "id_key": "uid", "camera_key": "cam", "box_key": "box"}
+    samples = tars(files=path, group_key="run", **keys)
     assert images_of(samples) == IMAGES[:2]
     assert samples.labels.tolist() == [0, 1]
     assert samples.names == ["n0", "n1"]
     assert samples.ids.tolist() == ["u0", "u1"]
     assert samples.cameras.tolist() == [7, 8]
+    assert samples.groups.tolist() == ["a", "b"]
+    assert tars(files=path, label_from="json", group_key="cam").groups.tolist() == [7, 8]
+    # The JSON is read for nothing else.
+    members = [("0.cls", "3"), ("0.json", record(0, run=5)), ("0.jpg", IMAGES[0])]
+    alone = tars(files=write(tmp_path / "b.tar", members), group_key="run")
+    assert (alone.labels.tolist(), alone.groups.tolist()) == ([3], [5])
     assert samples.boxes.tolist() == [[1, 2, 31, 40], [0, 0, 5, 6]]
     assert tars(files=path, label_key="name").names == ["n0", "n1"]
 

@@ -187,7 +187,8 @@ def test_images_and_labels_lie_where_tensorflow_wrote_them(tmp_path):
     assert images_of(samples) == IMAGES[:7]
     assert samples.labels.tolist() == [7, 6, 5, 4, 3, 2, 1]
     assert samples.rows.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert (samples.names, samples.ids, samples.cameras, samples.boxes) == (None,) * 4
+    assert (samples.names, samples.ids, samples.cameras, samples.groups) == (None,) * 4
+    assert samples.boxes is None
     assert samples.title(4) == f"{tmp_path}/train-00001-of-00002 (row 5 of {tmp_path}/train-*)"
 
 
@@ -292,17 +293,19 @@ def test_labels_that_are_texts(tmp_path):
     )
 
 
-def test_class_names_ids_and_cameras(tmp_path):
+def test_class_names_ids_cameras_and_groups(tmp_path):
     rows = [
-        row(0, 1, image__class__text="dog", id="x7", cam=3),
-        row(1, 0, image__class__text="cat", id="x8", cam=4),
-        row(2, 1, image__class__text="dog", id="x9", cam=3),
+        row(0, 1, image__class__text="dog", id="x7", cam=3, run="a"),
+        row(1, 0, image__class__text="cat", id="x8", cam=4, run="b"),
+        row(2, 1, image__class__text="dog", id="x9", cam=3, run="b"),
     ]
     path = write(tmp_path / "a", rows)
-    samples = tfrecords(files=path, name_key="image/class/text", id_key="id", camera_key="cam")
+    more = {"id_key": "id", "camera_key": "cam", "group_key": "run"}
+    samples = tfrecords(files=path, name_key="image/class/text", **more)
     assert samples.names == ["cat", "dog"]
     assert samples.ids.tolist() == ["x7", "x8", "x9"]
     assert samples.cameras.tolist() == [3, 4, 3]
+    assert samples.groups.tolist() == ["a", "b", "b"]
     (tmp_path / "names.txt").write_text("1 wolf\n0 lynx\n")
     named = tfrecords(files=path, class_id_map_file=str(tmp_path / "names.txt"))
     assert named.names == ["lynx", "wolf"]
@@ -695,6 +698,6 @@ def test_keys_are_those_of_the_signature():
     keys = indexing.keys_of("TFRecord", {"files": "x", "label_offset": 1, "problems": None})
     assert keys == {
         "image_key": "image/encoded", "label_key": "image/class/label", "labels": "auto",
-        "label_offset": 1, "name_key": None, "id_key": None, "camera_key": None, "box_keys": None,
-        "box_unit": "pixels",
+        "label_offset": 1, "name_key": None, "id_key": None, "camera_key": None,
+        "group_key": None, "box_keys": None, "box_unit": "pixels",
     }  # fmt: skip

@@ -34,6 +34,7 @@ class Entry:
         name: Of its class.
         id: If asked for.
         camera: If asked for.
+        group: If asked for.
         box: Left, top, right, bottom in pixels, if asked for.
     """
 
@@ -43,6 +44,7 @@ class Entry:
     name: str | None = None
     id: int | str | None = None
     camera: int | str | None = None
+    group: int | str | None = None
     box: tuple[int, int, int, int] | None = None
 
 
@@ -125,14 +127,15 @@ def _by_index(source: str, paths: list[str], request: Request) -> Samples | None
     if path is None or not file_system.is_file(path):
         return None
     index = shards.read_index(path)
-    if index.keys != request.keys:
+    keys = dict.fromkeys(request.keys) | index.keys  # one it lacks was not known when it was made
+    if keys != request.keys:
         if given is None:
             log.info("%s has what other keys lead to; the shards are read", path)
             return None
-        different = sorted(k for k in request.keys if index.keys.get(k) != request.keys[k])
+        different = sorted(k for k in request.keys if keys[k] != request.keys[k])
         raise ConfigError(
             f"{path}: expected an index made with {different[0]}: "
-            f"{request.keys[different[0]]!r}, got {index.keys.get(different[0])!r}: remove it to "
+            f"{request.keys[different[0]]!r}, got {keys[different[0]]!r}: remove it to "
             "have the shards read"
         )
     names = _short(paths) if given else [os.path.basename(path) for path in paths]
@@ -183,6 +186,7 @@ def _read(source, paths, kind, walk, request, problems) -> tuple[shards.Index, n
         names=names,
         ids=_column([entry.id for entry in entries]),
         cameras=_column([entry.camera for entry in entries]),
+        groups=_column([entry.group for entry in entries]),
         boxes=None if entries[0].box is None else np.array([e.box for e in entries], np.int64),
     )
     seconds = time.monotonic() - started

@@ -23,6 +23,7 @@ def imagenet_list(
     delimiter: str = " ",
     labels: Literal["auto", "numbers", "names"] = "auto",
     class_id_map_file: str | None = None,
+    labels_per_group: int | None = None,
 ) -> Samples:
     """A list with one ``path label`` a line, the reference's ImageNetDataset.
 
@@ -35,10 +36,14 @@ def imagenet_list(
             number.
         class_id_map_file: Names of the labels, one ``label name`` a line; see
             :func:`~.labels.class_names`.
+        labels_per_group: Where the labels are numbers, an image is of group ``label //
+            labels_per_group``; see :class:`~.samples.Samples`.
     """
     split = _splitter(cls_label_path, delimiter)
     table = _read(cls_label_path, split, (2,), f"path label) between {delimiter!r}", problems)
-    return make_samples(cls_label_path, image_root, table, labels, class_id_map_file, problems)
+    return make_samples(
+        cls_label_path, image_root, table, labels, class_id_map_file, problems, labels_per_group
+    )
 
 
 def veri_wild_list(
@@ -48,6 +53,7 @@ def veri_wild_list(
     cls_label_path: str,
     labels: Literal["auto", "numbers", "names"] = "auto",
     class_id_map_file: str | None = None,
+    labels_per_group: int | None = None,
 ) -> Samples:
     """A list with ``path label [id]`` a line between blanks, the reference's VeriWild.
 
@@ -61,10 +67,14 @@ def veri_wild_list(
             number.
         class_id_map_file: Names of the labels, one ``label name`` a line; see
             :func:`~.labels.class_names`.
+        labels_per_group: Where the labels are numbers, an image is of group ``label //
+            labels_per_group``; see :class:`~.samples.Samples`.
     """
     meaning = "path label [id]) between blanks"
     table = _read(cls_label_path, _split_at_blanks, (2, 3), meaning, problems)
-    return make_samples(cls_label_path, image_root, table, labels, class_id_map_file, problems)
+    return make_samples(
+        cls_label_path, image_root, table, labels, class_id_map_file, problems, labels_per_group
+    )
 
 
 def logo_list(problems: Problems = None, *, image_root: str, cls_label_path: str) -> Samples:
@@ -133,6 +143,7 @@ def make_samples(
     labels: str,
     names_file: str | None,
     problems: Problems,
+    labels_per_group: int | None = None,
     **more: np.ndarray,
 ) -> Samples:
     """Samples of the columns path, label and perhaps id of a list, with every file looked for.
@@ -144,6 +155,7 @@ def make_samples(
         labels: How to read them, see :func:`~.labels.read_labels`.
         names_file: Names of the labels.
         problems: Where to put rows that cannot be used.
+        labels_per_group: As of :func:`imagenet_list`.
         more: Further arrays of :class:`Samples`, a row an image.
     """
     rows, columns = table
@@ -155,6 +167,17 @@ def make_samples(
         _refuse_missing(source, rows, paths, absent, problems)
     # Ids are only compared, so names serve as well as numbers.
     ids = np.array(columns[2]) if len(columns) > 2 else None
+    if labels_per_group is not None:
+        if labels_per_group < 1:
+            raise ConfigError(
+                f"{source}: labels_per_group: expected at least 1, got {labels_per_group}"
+            )
+        if names is not None:
+            raise ConfigError(
+                f"labels_per_group: expected with labels that are numbers; those of {source} are "
+                "names"
+            )
+        more["groups"] = numbers // labels_per_group
     if names_file is not None:
         if names is not None:
             raise ConfigError(

@@ -51,8 +51,9 @@ def pack(
     """Write all images of a data set into shards, on all cores.
 
     ``output`` gets ``NAME-00000-of-000NN.tfrecord`` (or ``.tar``), ``NAME.index.npz`` (where each
-    image lies, with labels, class names, ids, cameras and boxes), ``NAME_list.csv`` (the same to
-    read), ``NAME_classes.txt`` and ``NAME.manifest.json``. Images are in the order of the list.
+    image lies, with labels, class names, ids, cameras, groups and boxes), ``NAME_list.csv`` (the
+    same to read), ``NAME_classes.txt`` and ``NAME.manifest.json``. Images are in the order of the
+    list.
 
     A run that was stopped goes on with the shards that are not there or not whole.
 

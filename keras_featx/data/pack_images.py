@@ -65,7 +65,8 @@ def _facts(samples: Samples, titles: list[str], row: int, box: list[int] | None)
     facts = {"path": titles[row], "label": label}
     if samples.names is not None:
         facts["name"] = samples.names[label]
-    for name, column in (("id", samples.ids), ("camera", samples.cameras)):
+    columns = {"id": samples.ids, "camera": samples.cameras, "group": samples.groups}
+    for name, column in columns.items():
         if column is not None:
             value = column[row].item() if hasattr(column[row], "item") else column[row]
             facts[name] = value if isinstance(value, int) else str(value)

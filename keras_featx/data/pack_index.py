@@ -45,6 +45,7 @@ def complete(samples: Samples, titles: list[str], plan: Plan, done: list[writing
         names=samples.names,
         ids=_plain(samples.ids),
         cameras=_plain(samples.cameras),
+        groups=_plain(samples.groups),
         boxes=None if samples.boxes is None else np.concatenate([shard.boxes for shard in done]),
     )
     outputs.write_bytes(plan.path(".index.npz"), index.to_bytes())
@@ -78,7 +79,9 @@ def _list(index: shards.Index, titles: list[str]) -> bytes:
     """The index as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    optional = {"id": index.ids, "camera": index.cameras, "box": index.boxes}
+    optional = {
+        "id": index.ids, "camera": index.cameras, "group": index.groups, "box": index.boxes
+    }  # fmt: skip
     optional = {name: value.tolist() for name, value in optional.items() if value is not None}
     names = ["name"] if index.names is not None else []
     writer.writerow(["row", "path", "label", *names, *optional, "shard", "offset", "length"])

@@ -192,7 +192,7 @@ def _digests(samples: Samples, titles: list[str], sizes: np.ndarray) -> dict[str
     found["labels"] = _of_array(samples.labels)
     if samples.names is not None:
         found["class names"] = _of_texts(samples.names)
-    for name in ("ids", "cameras", "boxes"):
+    for name in ("ids", "cameras", "groups", "boxes"):
         value = getattr(samples, name)
         if value is not None:
             found[name] = _of_texts(map(str, value.tolist()))

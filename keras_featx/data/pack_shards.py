@@ -62,7 +62,7 @@ def tfrecord_payload(image: Image) -> Payload:
     }
     for name, key in (
         ("name", "image/class/text"), ("id", "image/id"), ("camera", "image/camera"),
-        ("box", "image/box"),
+        ("group", "image/group"), ("box", "image/box"),
     ):  # fmt: skip
         if name in facts:
             features[key] = facts[name]

@@ -9,7 +9,7 @@ _INDEX = ".index.npz"
 
 
 def packed(problems: Problems = None, *, folder: str, part: str = "train") -> Samples:
-    """A packed set: TFRecord or tar, with labels, names, ids, cameras and boxes as they were.
+    """A packed set: TFRecord or tar, with labels, names, ids and so on as they were.
 
     Args:
         problems: Takes nothing: a packed set is whole or refused.

@@ -44,6 +44,8 @@ class Samples:
         names: Class name of each label, where the source has names.
         turns: Quarter turns to give each image, see :func:`turned_identities`.
         cameras: Camera of each image, where the list has them.
+        groups: Group of each image, where the list has them: a query is looked up in the gallery's
+            part of its group only. Training has no use for them.
         boxes: int64 ``(images, 4)``: left, top, right, bottom in pixels of the upright image, the
             part that is used; all zero for the whole image.
         spans: int64 ``(images, 2)``: offset and length in bytes of each image in its file, where
@@ -59,6 +61,7 @@ class Samples:
     names: list[str] | None = None
     turns: np.ndarray | None = None
     cameras: np.ndarray | None = None
+    groups: np.ndarray | None = None
     boxes: np.ndarray | None = None
     spans: np.ndarray | None = None
     pixels: Sequence[np.ndarray] | None = None
@@ -85,7 +88,7 @@ class Samples:
         """
         rows = np.asarray(rows, np.int64)
         changed = {"labels": self.labels[rows], "rows": self.rows[rows]}
-        for name in ("ids", "turns", "cameras", "boxes", "spans"):
+        for name in ("ids", "turns", "cameras", "groups", "boxes", "spans"):
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
         places = rows.tolist()

@@ -24,6 +24,8 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 # A shard and how many there are, as TensorFlow numbers them; its own names end there.
 _NUMBERED = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:\.\w+)?")
 _MOST_NAMES = 1_000_000
+# Columns of numbers or texts.
+_TEXTS = ("ids", "cameras", "groups")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Index:
         names: As of :class:`~.samples.Samples`, like the rest.
         ids: Likewise.
         cameras: Likewise.
+        groups: Likewise.
         boxes: Likewise.
     """
 
@@ -54,6 +57,7 @@ class Index:
     names: list[str] | None = None
     ids: np.ndarray | None = None
     cameras: np.ndarray | None = None
+    groups: np.ndarray | None = None
     boxes: np.ndarray | None = None
 
     def samples(self, paths: list[str], source: str) -> Samples:
@@ -67,6 +71,7 @@ class Index:
             ids=self.ids,
             names=self.names,
             cameras=self.cameras,
+            groups=self.groups,
             boxes=self.boxes,
             spans=self.spans,
         )
@@ -78,7 +83,7 @@ class Index:
             "header": np.array(json.dumps(header, sort_keys=True)),
             "shards": np.array(self.shards),
         }
-        for name in ("sizes", "shard", "spans", "labels", "ids", "cameras", "boxes"):
+        for name in ("sizes", "shard", "spans", "labels", *_TEXTS, "boxes"):
             if getattr(self, name) is not None:
                 arrays[name] = np.asarray(getattr(self, name))
         if self.names is not None:
@@ -124,12 +129,12 @@ def _check(index: Index) -> None:
     images = len(index.labels)
     for name, shape in (
         ("sizes", (len(index.shards),)), ("shard", (images,)), ("spans", (images, 2)),
-        ("labels", (images,)), ("ids", (images,)), ("cameras", (images,)), ("boxes", (images, 4)),
+        ("labels", (images,)), *((name, (images,)) for name in _TEXTS), ("boxes", (images, 4)),
     ):  # fmt: skip
         array = getattr(index, name)
         if array is not None and array.shape != shape:
             raise ValueError(f"{name} of shape {shape}, got {array.shape}")
-        if name not in ("ids", "cameras") and array is not None and array.dtype != np.int64:
+        if name not in _TEXTS and array is not None and array.dtype != np.int64:
             raise ValueError(f"{name} of int64, got {array.dtype}")
     if not images or index.labels.min() < 0:
         raise ValueError("images with labels from 0")

@@ -28,12 +28,14 @@ def csv_list(
     label_column: str = "label",
     id_column: str = "id",
     camera_column: str = "camera",
+    group_column: str = "group",
     split_column: str = "split",
     box_column: str = "box",
 ) -> Samples:
     """A CSV file whose first line names the columns; path and label are needed, others optional.
 
-    Gallery entries that share label and id, or label and camera, with a query are not searched.
+    Gallery entries that share label and id, or label and camera, with a query are not searched, nor
+    those of another group.
 
     Args:
         problems: Where to put rows that cannot be used; see :func:`~.samples.load_samples`.
@@ -49,6 +51,7 @@ def csv_list(
         label_column: Its name.
         id_column: Of image ids, if there is one.
         camera_column: If there is one.
+        group_column: If there is one.
         split_column: If there is one.
         box_column: If there is one: ``left top right bottom`` in pixels, between blanks or commas;
             empty for the whole image.
@@ -58,11 +61,11 @@ def csv_list(
         raise ConfigError(f"{source}: delimiter: expected one character, got {delimiter!r}")
     wanted = {
         "path": path_column, "label": label_column, "id": id_column, "camera": camera_column,
-        "split": split_column, "box": box_column,
+        "group": group_column, "split": split_column, "box": box_column,
     }  # fmt: skip
     rows, columns = _read(source, delimiter, wanted, problems)
     rows, columns = _of_split(source, rows, columns, split, split_column)
-    more = {"cameras": np.array(columns["camera"])} if "camera" in columns else {}
+    more = {f"{role}s": np.array(columns[role]) for role in ("camera", "group") if role in columns}
     if "box" in columns:
         good, boxes = _boxes(source, rows, columns["box"], problems)
         rows, columns = rows[good], {k: [v[i] for i in good] for k, v in columns.items()}

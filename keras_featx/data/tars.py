@@ -44,6 +44,7 @@ def tars(
     name_key: str | None = None,
     id_key: str | None = None,
     camera_key: str | None = None,
+    group_key: str | None = None,
     box_key: str | None = None,
     class_id_map_file: str | None = None,
     index: str | None = None,
@@ -61,6 +62,7 @@ def tars(
         name_key: In ``.json``: the name of the class.
         id_key: In ``.json``: an image id.
         camera_key: In ``.json``: a camera.
+        group_key: In ``.json``: a group.
         box_key: In ``.json``: ``[left, top, right, bottom]`` in pixels.
         class_id_map_file: Names of the labels; see :func:`~.labels.class_names`.
         index: A file to keep the places of the images in, ``.npz``: made when it is missing.
@@ -210,7 +212,7 @@ def _entry(file: BinaryIO, sample: _Sample, keys: dict[str, Any]) -> Entry:
     offset, length = sample.members[images[0]]
     if not length:
         raise ValueError(f"expected an image in .{images[0]}, got 0 bytes")
-    wanted = ("name_key", "id_key", "camera_key", "box_key")
+    wanted = ("name_key", "id_key", "camera_key", "group_key", "box_key")
     record = {}
     if keys["label_from"] == "json" or any(keys[name] is not None for name in wanted):
         record = _json(file, sample)
@@ -225,6 +227,7 @@ def _entry(file: BinaryIO, sample: _Sample, keys: dict[str, Any]) -> Entry:
         name=None if keys["name_key"] is None else str(optional("name_key")),
         id=optional("id_key"),
         camera=optional("camera_key"),
+        group=optional("group_key"),
         box=None if keys["box_key"] is None else _box(record, keys["box_key"]),
     )
 

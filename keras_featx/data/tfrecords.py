@@ -27,6 +27,7 @@ def tfrecords(
     name_key: str | None = None,
     id_key: str | None = None,
     camera_key: str | None = None,
+    group_key: str | None = None,
     box_keys: tuple[str, ...] | None = None,
     box_unit: Literal["pixels", "fractions"] = "pixels",
     class_id_map_file: str | None = None,
@@ -45,6 +46,7 @@ def tfrecords(
         name_key: A feature with the name of the class.
         id_key: A feature with an image id.
         camera_key: A feature with a camera.
+        group_key: A feature with a group.
         box_keys: The feature with left, top, right, bottom, or four features of one number each.
         box_unit: Of boxes; fractions are of ``image/width`` and ``image/height``.
         class_id_map_file: Names of the labels; see :func:`~.labels.class_names`.
@@ -99,6 +101,7 @@ def _entry(record: records.Record, keys: dict) -> Entry:
         name=None if keys["name_key"] is None else str(optional("name_key")),
         id=optional("id_key"),
         camera=optional("camera_key"),
+        group=optional("group_key"),
         box=None if keys["box_keys"] is None else _box(record, features, keys),
     )
 

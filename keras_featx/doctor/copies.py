@@ -1,6 +1,6 @@
 """What copies mean: within a label, across labels, and between lists."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,8 @@ def identical_findings(parts: list[Part], content: list[np.ndarray]) -> list[Fin
     for members in _groups(parts, content, content):
         by_part = _by_part(parts, members)
         for part, own in by_part.items():
-            found += _within(parts[part], own)
+            for some in _by_group(parts[part], own):
+                found += _within(parts[part], some)
         found += _between(parts, by_part, "leaks", "queries_in_gallery", "the same image as {}")
     return found
 
@@ -71,7 +72,8 @@ def near_findings(parts: list[Part], content: list[np.ndarray], alike: Alike) ->
             continue
         by_part = _by_part(parts, members)
         for part, own in by_part.items():
-            found += _nearly_within(parts[part], own, alike)
+            for some in _by_group(parts[part], own):
+                found += _nearly_within(parts[part], some, alike)
         kinds = ("near_leaks", "queries_near_gallery")
         found += _between(parts, by_part, *kinds, "almost the same as {}", others_only=True)
     return found
@@ -100,6 +102,17 @@ def _by_part(parts: list[Part], members: list[_Member]) -> dict[int, list[_Membe
         for number in range(len(parts))
         if (own := [m for m in members if m.part == number])
     }
+
+
+def _by_group(part: Part, members: list[_Member]) -> Iterable[list[_Member]]:
+    """Members of one list, apart where evaluation never brings them together."""
+    groups = part.samples.groups
+    if groups is None or part.name == "train":
+        return [members]
+    found: dict = {}
+    for member in members:
+        found.setdefault(groups[member.place], []).append(member)
+    return found.values()
 
 
 def _within(part: Part, members: list[_Member]) -> Iterator[Finding]:
@@ -180,13 +193,14 @@ def _shown(parts, member, others, kind, what, others_only) -> Iterator[Finding]:
 def _told_apart(parts: list[Part], query: _Member, entry: _Member) -> bool:
     """Whether evaluation leaves this gallery entry out of the search for this query."""
     labels = [label_name(parts[m.part].samples, m.label) for m in (query, entry)]
-    if labels[0] != labels[1]:
-        return False
-    for name in ("ids", "cameras"):
+    same = {}  # where both lists have them
+    for name in ("ids", "cameras", "groups"):
         one, other = (getattr(parts[m.part].samples, name) for m in (query, entry))
-        if one is not None and other is not None and one[query.place] == other[entry.place]:
-            return True
-    return False
+        if one is not None and other is not None:
+            same[name] = one[query.place] == other[entry.place]
+    if not same.get("groups", True):
+        return True
+    return labels[0] == labels[1] and (same.get("ids", False) or same.get("cameras", False))
 
 
 def where(other: Ref, image: Ref) -> str:

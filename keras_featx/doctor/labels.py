@@ -1,5 +1,6 @@
 """What the labels of the lists are like."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,11 +98,7 @@ def findings_across(parts: dict[str, Part]) -> tuple[list[Finding], dict[str, in
         own, theirs = _identities(query.samples), _identities(gallery.samples)
         shared["query_and_gallery"] = len(own.keys() & theirs.keys())
         shared["gallery_only"] = len(theirs.keys() - own.keys())
-        alone = np.array([own[name] for name in own.keys() - theirs.keys()], np.int64)
-        for place in np.flatnonzero(np.isin(query.samples.labels, alone)).tolist():
-            image = query.ref(place)
-            what = f"the gallery has no {image.label!r}"
-            found.append(Finding("queries_without_match", image, what))
+        found += _unmatched(query, gallery)
     train = parts.get("train")
     for part in (query, gallery):
         # Numbers of training and evaluation count anew, more often than not.
@@ -114,9 +111,29 @@ def findings_across(parts: dict[str, Part]) -> tuple[list[Finding], dict[str, in
     return found, shared
 
 
+def _unmatched(query: Part, gallery: Part) -> Iterator[Finding]:
+    """Queries without an image of their identity, and group, in the gallery."""
+    grouped = query.samples.groups is not None and gallery.samples.groups is not None
+    known = set(_places_to_look(gallery.samples, grouped))
+    for place, mark in enumerate(_places_to_look(query.samples, grouped)):
+        if mark not in known:
+            image = query.ref(place)
+            what = f"the gallery has no {image.label!r}"
+            what += f" in group {mark[1]!r}" if grouped else ""
+            yield Finding("queries_without_match", image, what)
+
+
+def _places_to_look(samples: Samples, grouped: bool) -> Iterator[tuple]:
+    """The identity of each image by name, and its group."""
+    names = {number: name for name, number in _identities(samples).items()}
+    groups = samples.groups.tolist() if grouped else itertools.repeat(None)
+    return zip(map(names.__getitem__, samples.labels.tolist()), groups, strict=False)
+
+
 def _unlike(query: Part, gallery: Part) -> Iterator[Finding]:
     """What only one of the lists has, but evaluation needs in both or in neither."""
-    for attribute, what in (("names", "names as labels"), ("ids", "ids"), ("cameras", "cameras")):
+    alike = {"names": "names as labels", "ids": "ids", "cameras": "cameras", "groups": "groups"}
+    for attribute, what in alike.items():
         missing = [getattr(part.samples, attribute) is None for part in (query, gallery)]
         if missing[0] != missing[1]:
             part, other = (gallery, query) if missing[0] else (query, gallery)
