@@ -233,8 +233,16 @@ def load_eval_sets(config: Config, query: Any = None, gallery: Any = None) -> di
     """Every query and gallery of the config, or given ones, by the name of their set.
 
     Raises:
-        ConfigError: On bad lists, and where a query would find itself; see :func:`as_pair`.
+        ConfigError: On bad lists, where a query would find itself (see :func:`as_pair`), and where
+            the config asks for what goes beyond the groups of the lists.
     """
+    sets = _read_sets(config, query, gallery)
+    for one in sets.values():
+        check_groups(config.Metric, one.query.groups)
+    return sets
+
+
+def _read_sets(config: Config, query: Any, gallery: Any) -> dict[str, EvalSet]:
     section = config.DataLoader.Eval
     given = query is not None or gallery is not None
     if section is not None:
@@ -252,19 +260,17 @@ def load_eval_sets(config: Config, query: Any = None, gallery: Any = None) -> di
                 ("Gallery", how.Gallery, gallery),
             )
         ]
-        parts = as_pair(*parts, key)
-        check_groups(config.Metric, parts[0].groups)
-        sets[name] = EvalSet(*parts, how)
+        sets[name] = EvalSet(*as_pair(*parts, key), how)
     return sets
 
 
 def load_eval_samples(
     config: Config, query: Any = None, gallery: Any = None
 ) -> tuple[Samples, Samples]:
-    """Query and gallery of the only pair, of the config or given."""
+    """Query and gallery of the only pair, of the config or given, whatever is to be measured."""
     if config.DataLoader.Eval is not None:
         config.DataLoader.Eval.only_pair()
-    (found,) = load_eval_sets(config, query, gallery).values()
+    (found,) = _read_sets(config, query, gallery).values()
     return found.query, found.gallery
 
 
