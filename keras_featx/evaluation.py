@@ -25,6 +25,7 @@ from keras_featx.sections import (
     MetricSection,
 )
 from keras_featx.verification import PAIR_METRICS
+from keras_featx.views import as_configured
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +94,12 @@ def evaluate_samples(
 ) -> Evaluation:
     """:func:`evaluate` on lists that are loaded already, with what was embedded."""
     section = config.DataLoader.Eval or _GIVEN
+    model, views = as_configured(model, config.Metric.Views)
     parts, embeddings, skipped = [], [], {}
     for name, samples in (("query", query), ("gallery", gallery)):
         part = getattr(section, name.capitalize())
-        common = (model, samples, config.Arch.Preprocess, part.batch_size)
+        batch_size = max(1, part.batch_size // views)
+        common = (model, samples, config.Arch.Preprocess, batch_size)
         if part.bad_images == "skip":
             good, found = embed_usable(*common)
             skipped[f"{name}_skipped"] = len(samples) - len(good)

@@ -12,6 +12,7 @@ from keras_featx.errors import ConfigError
 from keras_featx.evaluation import as_pair, measure
 from keras_featx.results import RetrievalResult
 from keras_featx.sections import MetricSection, PreprocessSection
+from keras_featx.views import as_configured
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class RetrievalCallback(keras.callbacks.Callback):
             0..255, to vectors of unit norm.
         sets: ``{name: (query, gallery)}``, each what :func:`keras_featx.evaluate` takes: samples,
             ``(images, labels)``, or a ``tf.data.Dataset`` of them.
-        metrics: What to measure.
+        metrics: What to measure, and which views of an image to average.
         preprocess: How to resize images to the extractor's input.
         every: Epochs between two measurements.
         monitor: Which figure says what is best; by default the first of the first set.
@@ -78,6 +79,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         self.extractor, self.every = extractor, every
         self.sets = {name: as_pair(*pair, f"sets.{name}") for name, pair in sets.items()}
         self.metrics = metrics or MetricSection()
+        self.embedder, views = as_configured(extractor, self.metrics.Views)
+        self.batch_size = max(1, 64 // views)
         self.preprocess = preprocess or PreprocessSection()
         self.monitor, self.best_path = monitor, best_path
         self.results: dict[str, RetrievalResult] = {}
@@ -101,7 +104,10 @@ class RetrievalCallback(keras.callbacks.Callback):
     def _measure(self) -> dict[str, float | int]:
         figures = {}
         for name, (query, gallery) in self.sets.items():
-            embeddings = [embed(self.extractor, part, self.preprocess) for part in (query, gallery)]
+            embeddings = [
+                embed(self.embedder, part, self.preprocess, self.batch_size)
+                for part in (query, gallery)
+            ]
             self.results[name] = measure(self.metrics, query, gallery, *embeddings)
             figures |= {f"{name}/{figure}": value for figure, value in self.results[name].items()}
         return figures

@@ -9,6 +9,7 @@ from typing import Literal
 from keras_featx.components import Component, part
 from keras_featx.errors import ConfigError
 from keras_featx.optimizer_section import EMASection, OptimizerSection
+from keras_featx.views_section import ViewsSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +266,7 @@ class MetricSection:
 
     Attributes:
         Eval: Metrics; the first value of the first one chooses ``best_model``.
+        Views: Of query and gallery images, to average; by default the image alone.
         Ranking: Improvements of the ranking, in order; see :mod:`keras_featx.reranking`.
         paddle: Give PaddleClas' own figures besides; see :mod:`keras_featx.paddle_protocol`.
     """
@@ -272,6 +274,7 @@ class MetricSection:
     Eval: tuple[Component, ...] = part(
         "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
     )
+    Views: ViewsSection | None = None
     Ranking: tuple[Component, ...] = part("ranking", (), many=True)
     paddle: bool = False
 
