@@ -28,7 +28,8 @@ from keras_featx import components, train  # noqa: E402
 from keras_featx.config import load_config  # noqa: E402
 from keras_featx.data import pipeline  # noqa: E402
 from keras_featx.data.samples import load_samples  # noqa: E402
-from keras_featx.evaluation import load_eval_samples, measure  # noqa: E402
+from keras_featx.evaluation import measure  # noqa: E402
+from keras_featx.evaluation_data import load_eval_samples  # noqa: E402
 
 CONFIG = side_by_side.HERE / "recipes.yaml"
 PEER = side_by_side.HERE / "peers" / "paddle_recipe.py"

@@ -19,6 +19,7 @@ from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.progress import progress
 from keras_featx.sections import ArchSection, PreprocessSection
+from keras_featx.views import check_views
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,12 @@ def embed(
 
     Raises:
         ConfigError: On an ``output`` that is an address, or another ``dtype``.
-        RunError: On an undecodable image, with its path.
+        RunError: On an undecodable image, or one whose views cancel, with its path.
 
     Example:
         >>> import keras_featx
         >>> from keras_featx.quickstart import quickstart_config
-        >>> from keras_featx.evaluation import load_eval_samples
+        >>> from keras_featx.evaluation_data import load_eval_samples
         >>> query, _ = load_eval_samples(quickstart_config())
         >>> model = keras_featx.build_model("emoji-lcnet-x0_5")
         >>> keras_featx.embed(model, query.take([0, 1, 2])).shape
@@ -85,7 +86,9 @@ def embed(
     dataset = pipeline.image_dataset(rest, model.input_shape[1:3], preprocess, batch_size)
     try:
         for batch in progress(dataset, -(-len(rest) // batch_size), "embedding", batch_size):
-            store.add(forward(model, batch))
+            found = forward(model, batch)
+            check_views(model, found, samples, np.arange(store.done, store.done + len(found)))
+            store.add(found)
     except tf.errors.OpError as error:
         raise faults.explain(error, rest) from None
     finally:
@@ -112,6 +115,7 @@ def embed_usable(
     for batch, places in progress(dataset, steps, "embedding", batch_size):
         good.append(places.numpy())
         parts.append(forward(model, batch))
+        check_views(model, parts[-1], samples, good[-1])
     places = np.concatenate(good) if good else np.zeros(0, np.int64)
     for row in sorted(set(range(len(samples))) - set(places.tolist())):
         log.warning("left out %s: %s", samples.title(row), faults.reason_of(samples, row))

@@ -99,6 +99,35 @@ class EvalSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewsSection:
+    """Views of an image whose embeddings are averaged; see :mod:`keras_featx.views`.
+
+    Attributes:
+        flip: Every view also mirrored.
+        crops: 0, 1 (the centre) or 5 (the corners too) besides the whole image.
+        crop: Side of a crop, relative to the image's.
+    """
+
+    flip: bool = False
+    crops: int = 0
+    crop: float = 0.875
+
+    @property
+    def count(self) -> int:
+        """How many views there are."""
+        return (1 + self.crops) * (1 + self.flip)
+
+    def check(self, path: str) -> None:
+        """Refuse impossible values."""
+        if self.crops not in (0, 1, 5):
+            raise ConfigError(f"{path}.crops: expected 0, 1 or 5, got {self.crops}")
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"{path}.crop: expected in (0, 1], got {self.crop}")
+        if self.count == 1:
+            raise ConfigError(f"{path}: expected flip or crops, got nothing to average")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricSection:
     """Metrics of evaluation, and what is done with embeddings before.
 
@@ -106,6 +135,7 @@ class MetricSection:
         Eval: Metrics.
         monitor: The figure that chooses ``best_model``, such as ``map`` or, of a named set,
             ``logos/recall@1``; by default the first of the first metric and set.
+        Views: Of query and gallery images, to average; by default the image alone.
         Ranking: Improvements of the ranking, in order; see :mod:`keras_featx.reranking`.
         paddle: Give PaddleClas' own figures besides; see :mod:`keras_featx.paddle_protocol`.
     """
@@ -114,6 +144,7 @@ class MetricSection:
         "metric", (Component(name="Recallk"), Component(name="mAP")), many=True
     )
     monitor: str | None = None
+    Views: ViewsSection | None = None
     Ranking: tuple[Component, ...] = part("ranking", (), many=True)
     paddle: bool = False
 

@@ -9,11 +9,13 @@ import keras
 
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import as_pair, figure_to_monitor, figures, measure
+from keras_featx.evaluation import figure_to_monitor, figures, measure
+from keras_featx.evaluation_data import as_pair
 from keras_featx.evaluation_sections import MetricSection
 from keras_featx.ranking import check_groups
 from keras_featx.results import RetrievalResult
 from keras_featx.sections import PreprocessSection
+from keras_featx.views import as_configured
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class RetrievalCallback(keras.callbacks.Callback):
             0..255, to vectors of unit norm.
         sets: ``{name: (query, gallery)}``, each what :func:`keras_featx.evaluate` takes: samples,
             ``(images, labels)``, or a ``tf.data.Dataset`` of them.
-        metrics: What to measure.
+        metrics: What to measure, and which views of an image to average.
         preprocess: How to resize images to the extractor's input.
         every: Epochs between two measurements.
         monitor: Which figure says what is best; by default ``metrics.monitor``, or the first of the
@@ -83,6 +85,8 @@ class RetrievalCallback(keras.callbacks.Callback):
         self.metrics = metrics or MetricSection()
         for query, _ in self.sets.values():
             check_groups(self.metrics, query.groups)
+        self.embedder, views = as_configured(extractor, self.metrics.Views)
+        self.batch_size = max(1, 64 // views)
         self.preprocess = preprocess or PreprocessSection()
         wanted = monitor or self.metrics.monitor
         self.monitor = figure_to_monitor(self.metrics, self.sets, wanted, "monitor")
@@ -94,7 +98,10 @@ class RetrievalCallback(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         for name, (query, gallery) in self.sets.items():
-            embeddings = [embed(self.extractor, part, self.preprocess) for part in (query, gallery)]
+            embeddings = [
+                embed(self.embedder, part, self.preprocess, self.batch_size)
+                for part in (query, gallery)
+            ]
             self.results[name] = measure(self.metrics, query, gallery, *embeddings)
         found = figures(self.results)
         if logs is not None:

@@ -8,7 +8,7 @@ from keras_featx.components import Component
 from keras_featx.data.pack import pack
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import load_eval_samples
+from keras_featx.evaluation_data import load_eval_samples
 from keras_featx.sections import Config
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from keras_featx.config import load_config
 from keras_featx.data import outputs, pipeline
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed
-from keras_featx.evaluation import load_eval_samples, measure
+from keras_featx.evaluation import measure
+from keras_featx.evaluation_data import load_eval_samples
 from keras_featx.exporters import export
 from keras_featx.report import plots
 from keras_featx.search import nearest

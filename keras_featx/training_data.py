@@ -9,7 +9,7 @@ from keras_featx.data import memory
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
 from keras_featx.errors import ConfigError
-from keras_featx.evaluation import EvalSet, load_eval_sets
+from keras_featx.evaluation_data import EvalSet, load_eval_sets
 from keras_featx.sections import Config
 
 

@@ -16,7 +16,8 @@ from keras_featx import dump_config, models, reranking
 from keras_featx.data.samples import Samples
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.evaluation import as_pair, load_eval_samples, measure
+from keras_featx.evaluation import measure
+from keras_featx.evaluation_data import as_pair, load_eval_samples
 from keras_featx.sections import PreprocessSection
 from keras_featx.training_data import load_training_data
 

@@ -215,7 +215,7 @@ def test_datasets_that_are_something_else_are_refused():
 def test_training_and_evaluation_on_arrays_equal_those_on_files(tiny, tmp_path):
     """The whole run on images given in Python: the same loss and the same metrics."""
     config = tiny("epochs=1", "deterministic=true")
-    from keras_featx.evaluation import load_eval_samples
+    from keras_featx.evaluation_data import load_eval_samples
     from keras_featx.training_data import load_training_data
 
     listed = load_training_data(config).samples
@@ -398,7 +398,7 @@ def test_cameras_take_entries_out_of_a_ranking(tiny):
     """A gallery picture of the query's identity and camera is not searched; others are."""
     extractor = build_model("emoji-lcnet-x0_5")
     config = tiny("Arch.image_size=[64, 64]")
-    from keras_featx.evaluation import load_eval_samples
+    from keras_featx.evaluation_data import load_eval_samples
 
     query, gallery = load_eval_samples(config)
     all_one = [dataclasses.replace(s, cameras=np.array(["1"] * len(s))) for s in (query, gallery)]
