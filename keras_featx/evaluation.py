@@ -1,8 +1,9 @@
 """Evaluate query against gallery."""
 
 import functools
+import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError
 from keras_featx.labelled import Labelled
+from keras_featx.matching import Distances
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import improved
@@ -37,6 +39,7 @@ class Evaluation:
         gallery: Likewise.
         query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them.
         gallery_embeddings: Likewise.
+        seconds: What reading and embedding the images took.
     """
 
     result: RetrievalResult
@@ -44,6 +47,23 @@ class Evaluation:
     gallery: Samples
     query_embeddings: np.ndarray
     gallery_embeddings: np.ndarray
+    seconds: float | None = None
+
+
+class Ranked(NamedTuple):
+    """What queries are ranked by.
+
+    Attributes:
+        query: Embeddings after ``Metric.Ranking``, with labels that mean the same in both lists.
+        gallery: Likewise.
+        distances: What ranks in place of the cosine, if anything.
+        names: Of the labels, where the lists have names.
+    """
+
+    query: Labelled
+    gallery: Labelled
+    distances: Distances | None
+    names: np.ndarray | None
 
 
 _LIST = EvalListSection(dataset=Component(name="Given"))
@@ -81,11 +101,14 @@ def evaluate(
         200
     """
     query, gallery = load_eval_samples(config, query, gallery)
-    if model is None:
-        if not config.Global.pretrained_model:
-            raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
-        model = build_model(config)
-    return evaluate_samples(config, model, query, gallery).result
+    return evaluate_samples(config, model or trained_model(config), query, gallery).result
+
+
+def trained_model(config: Config) -> keras.Model:
+    """The extractor with the weights that the config names."""
+    if not config.Global.pretrained_model:
+        raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
+    return build_model(config)
 
 
 def evaluate_samples(
@@ -94,6 +117,7 @@ def evaluate_samples(
     """:func:`evaluate` on lists that are loaded already, with what was embedded."""
     section = config.DataLoader.Eval or _GIVEN
     parts, embeddings, skipped = [], [], {}
+    started = time.perf_counter()
     for name, samples in (("query", query), ("gallery", gallery)):
         part = getattr(section, name.capitalize())
         common = (model, samples, config.Arch.Preprocess, part.batch_size)
@@ -105,8 +129,9 @@ def evaluate_samples(
             found = embed(*common)
         parts.append(samples)
         embeddings.append(found)
+    seconds = time.perf_counter() - started
     result = measure(config.Metric, *parts, *embeddings, more=skipped)
-    return Evaluation(result, *parts, *embeddings)
+    return Evaluation(result, *parts, *embeddings, seconds)
 
 
 def measure(
@@ -123,20 +148,33 @@ def measure(
         function = components.builder("metric", metric.name)
         chosen = pair_functions if function in PAIR_METRICS else functions
         chosen.append(functools.partial(function, **metric.args))
-    query_labels, gallery_labels, names = _shared_labels(query, gallery)
-    query_embeddings, gallery_embeddings, distances = improved(
-        section.Ranking, query_embeddings, gallery_embeddings
-    )
-    parts = (
-        Labelled(query_embeddings, query_labels, query.ids, query.cameras),
-        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
-    )
+    *parts, distances, names = ranked(section, query, gallery, query_embeddings, gallery_embeddings)
     more = dict(more or {})
     if section.paddle:
         recall = [metric.args for metric in section.Eval if metric.name == "Recallk"]
         more |= paddle_figures(*parts, **next(iter(recall), {}))
     found = score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
     return found if names is None else replace(found, labels=names[found.labels])
+
+
+def ranked(
+    section: MetricSection,
+    query: Samples,
+    gallery: Samples,
+    query_embeddings: np.ndarray,
+    gallery_embeddings: np.ndarray,
+) -> Ranked:
+    """What the config ranks by."""
+    query_labels, gallery_labels, names = _shared_labels(query, gallery)
+    query_embeddings, gallery_embeddings, distances = improved(
+        section.Ranking, query_embeddings, gallery_embeddings
+    )
+    return Ranked(
+        Labelled(query_embeddings, query_labels, query.ids, query.cameras),
+        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras),
+        distances,
+        names,
+    )
 
 
 def load_eval_samples(
