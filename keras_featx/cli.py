@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output",
         metavar="FOLDER",
-        help="write evaluation.json and evaluation_queries.csv, a row for each query, there",
+        help="write evaluation.json, evaluation_queries.csv (a row for each query) and "
+        "report.html there",
     )
     export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
     export.add_argument(
@@ -216,15 +217,27 @@ def _evaluate(options) -> dict:
     config = load_config(options.config, options.override)
     from keras_featx.data.outputs import make_folder
     from keras_featx.data.samples import join
-    from keras_featx.evaluation import evaluate
+    from keras_featx.evaluation import evaluate_samples, load_eval_samples, trained_model
 
     started = time.perf_counter()
-    result = evaluate(config)
+    query, gallery = load_eval_samples(config)
+    model = trained_model(config)
+    found = evaluate_samples(config, model, query, gallery)
+    result = found.result
     print(result, file=sys.stderr)
     if options.output:
         make_folder(options.output)
         result.write_json(join(options.output, "evaluation.json"))
         result.write_csv(join(options.output, "evaluation_queries.csv"))
+        from keras_featx.report.run_page import write_report
+
+        write_report(
+            join(options.output, "report.html"),
+            config=config,
+            sets={"": found},
+            weights=model.count_params(),
+            title="/".join(config.Global.pretrained_model.rstrip("/").split("/")[-2:]),
+        )
     return {
         **result,
         "intervals": result.intervals,

@@ -22,6 +22,7 @@ from keras_featx.evaluation import evaluate_samples
 from keras_featx.heads.layers import DynamicArcMargin, MarginHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.optimizers import build_optimizer, freeze, named_weights
+from keras_featx.report.run_page import report_run
 from keras_featx.sections import Config
 from keras_featx.training_data import TrainingData, load_training_data
 
@@ -35,7 +36,8 @@ def train(
 
     Everything is written into ``Global.output_dir``: ``config.yaml`` (resolved), ``train.log``,
     ``metrics.csv``, ``latest/`` (to resume from), ``best_model/`` (by the first metric; the last
-    weights where nothing is evaluated). All input is checked before anything is written.
+    weights where nothing is evaluated), ``report.html`` (where something is). All input is checked
+    before anything is written.
 
     Args:
         config: See :func:`keras_featx.load_config`.
@@ -92,16 +94,20 @@ def train(
         )
 
         def finish_epoch(epoch: int, logs: dict) -> None:
-            scores = {}
+            scores, sets = {}, {}
             due = epoch == config.Global.epochs or epoch % config.Global.eval_interval == 0
             if data.query is not None and due:
                 with averaged(net.classifier.optimizer):
                     found = evaluate_samples(config, net.extractor, data.query, data.gallery)
-                scores = found.result
+                scores, sets = found.result, {"": found}
             row = {"epoch": epoch, "step": epoch * steps_per_epoch}
             if skipped is not None:
                 row["skipped"] = len(skipped)
             _record_epoch(config, run, net, state, row, logs, scores, data.samples.names)
+            if sets and config.Global.report and epoch == config.Global.epochs:
+                report_run(
+                    run, config, sets, state.history, data.samples, net.extractor.count_params()
+                )
 
         if state.epoch < config.Global.epochs:
             _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch, skipped)
