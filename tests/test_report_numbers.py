@@ -195,12 +195,13 @@ def test_the_surest_queries_equal_brute_force():
 
 
 def test_confusions_by_hand():
-    labels = np.array([1, 1, 1, 1, 2, 2, 3, 3, 4])
-    taken = np.array([2, 2, 1, 3, 1, 2, 1, -5, 9])
-    similar = np.array([0.5, 0.9, 1, 0.1, 0.3, 1, 0.2, 0.8, 1])
-    scored = np.array([True] * 8 + [False])  # the last could not have been right
+    labels = np.array([1, 1, 1, 1, 2, 2, 3, 3, 4, 5])
+    taken = np.array([2, 2, 1, 3, 1, 2, 1, -5, 9, 2])
+    similar = np.array([0.5, 0.9, 1, 0.1, 0.3, 1, 0.2, 0.8, 1, 0.4])
+    scored = labels != 4  # that one could not have been right
     assert [tuple(one) for one in confusions(labels, taken, similar, scored)] == [
         (1, 2, 2, 4, 1),  # twice, the more similar one is shown
+        (5, 2, 1, 1, 9),  # once, of one
         (2, 1, 1, 2, 4),  # once, of two
         (3, -1, 1, 2, 7),
         (3, 1, 1, 2, 6),
