@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output",
         metavar="FOLDER",
-        help="write evaluation.json and evaluation_queries.csv, a row for each query, there (of "
-        "DataLoader.Eval.Sets: evaluation_NAME.json and so on)",
+        help="write report.html, evaluation.json and evaluation_queries.csv, a row for each query, "
+        "there (of DataLoader.Eval.Sets: evaluation_NAME.json and so on)",
     )
     export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
     export.add_argument(
@@ -217,10 +217,14 @@ def _evaluate(options) -> dict:
     config = load_config(options.config, options.override)
     from keras_featx.data.outputs import make_folder
     from keras_featx.data.samples import join
-    from keras_featx.evaluation import evaluate_sets
+    from keras_featx.evaluation import measure_sets, trained_model
+    from keras_featx.evaluation_data import load_eval_sets
 
     started = time.perf_counter()
-    results = evaluate_sets(config)
+    sets = load_eval_sets(config)
+    model = trained_model(config)
+    found = measure_sets(config, model, sets)
+    results = {name: one.result for name, one in found.items()}
     for name, result in results.items():
         print(f"{name}\n{result}" if name else result, file=sys.stderr)
     if options.output:
@@ -229,6 +233,15 @@ def _evaluate(options) -> dict:
             file = join(options.output, f"evaluation_{name}" if name else "evaluation")
             result.write_json(f"{file}.json")
             result.write_csv(f"{file}_queries.csv")
+        from keras_featx.report.run_page import write_report
+
+        write_report(
+            join(options.output, "report.html"),
+            config=config,
+            sets=found,
+            weights=model.count_params(),
+            title="/".join(config.Global.pretrained_model.rstrip("/").split("/")[-2:]),
+        )
     told = {
         name: {**result, "intervals": result.intervals, "left_out": result.left_out}
         for name, result in results.items()

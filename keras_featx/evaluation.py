@@ -1,9 +1,10 @@
 """Evaluate query against gallery."""
 
 import functools
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from keras_featx.errors import ConfigError
 from keras_featx.evaluation_data import EvalSet, load_eval_sets, shared_labels
 from keras_featx.evaluation_sections import MetricSection
 from keras_featx.labelled import Labelled
+from keras_featx.matching import Distances
 from keras_featx.models import build_model
 from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import check_groups, improved
@@ -34,6 +36,7 @@ class Evaluation:
         gallery: Likewise.
         query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them.
         gallery_embeddings: Likewise.
+        seconds: What reading and embedding the images took.
     """
 
     result: RetrievalResult
@@ -41,6 +44,23 @@ class Evaluation:
     gallery: Samples
     query_embeddings: np.ndarray
     gallery_embeddings: np.ndarray
+    seconds: float | None = None
+
+
+class Ranked(NamedTuple):
+    """What queries are ranked by.
+
+    Attributes:
+        query: Embeddings after ``Metric.Ranking``, with labels that mean the same in both lists.
+        gallery: Likewise.
+        distances: What ranks in place of the cosine, if anything.
+        names: Of the labels, where the lists have names.
+    """
+
+    query: Labelled
+    gallery: Labelled
+    distances: Distances | None
+    names: np.ndarray | None
 
 
 def evaluate(
@@ -77,7 +97,7 @@ def evaluate(
     if config.DataLoader.Eval is not None:
         config.DataLoader.Eval.only_pair()
     sets = load_eval_sets(config, query, gallery)
-    (found,) = measure_sets(config, model or _built(config), sets).values()
+    (found,) = measure_sets(config, model or trained_model(config), sets).values()
     return found.result
 
 
@@ -107,11 +127,12 @@ def evaluate_sets(config: Config, model: keras.Model | None = None) -> dict[str,
         ['smileys']
     """
     sets = load_eval_sets(config)
-    found = measure_sets(config, model or _built(config), sets)
+    found = measure_sets(config, model or trained_model(config), sets)
     return {name: one.result for name, one in found.items()}
 
 
-def _built(config: Config) -> keras.Model:
+def trained_model(config: Config) -> keras.Model:
+    """The extractor with the weights that the config names."""
     if not config.Global.pretrained_model:
         raise ConfigError("Global.pretrained_model: expected the weights to evaluate, got null")
     return build_model(config)
@@ -133,6 +154,7 @@ def measure_sets(
 
 def _measure_set(config: Config, model: keras.Model, views: int, one: EvalSet) -> Evaluation:
     parts, embeddings, skipped = [], [], {}
+    started = time.perf_counter()
     for name, samples in (("query", one.query), ("gallery", one.gallery)):
         how = getattr(one.how, name.capitalize())
         common = (model, samples, config.Arch.Preprocess, max(1, how.batch_size // views))
@@ -144,8 +166,9 @@ def _measure_set(config: Config, model: keras.Model, views: int, one: EvalSet) -
             found = embed(*common)
         parts.append(samples)
         embeddings.append(found)
+    seconds = time.perf_counter() - started
     result = measure(config.Metric, *parts, *embeddings, more=skipped)
-    return Evaluation(result, *parts, *embeddings)
+    return Evaluation(result, *parts, *embeddings, seconds)
 
 
 def figures(results: Mapping[str, RetrievalResult]) -> dict[str, float | int]:
@@ -202,17 +225,30 @@ def measure(
     """The configured metrics of embeddings, whatever they come from."""
     check_groups(section, query.groups)
     functions, pair_functions = _metrics(section)
-    query_labels, gallery_labels, names = shared_labels(query, gallery)
-    query_embeddings, gallery_embeddings, distances = improved(
-        section.Ranking, query_embeddings, gallery_embeddings, (query.groups, gallery.groups)
-    )
-    parts = (
-        Labelled(query_embeddings, query_labels, query.ids, query.cameras, query.groups),
-        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras, gallery.groups),
-    )
+    *parts, distances, names = ranked(section, query, gallery, query_embeddings, gallery_embeddings)
     more = dict(more or {})
     if section.paddle:
         recall = [metric.args for metric in section.Eval if metric.name == "Recallk"]
         more |= paddle_figures(*parts, **next(iter(recall), {}))
     found = score(*parts, functions, pair_functions=pair_functions, distances=distances, more=more)
     return found if names is None else replace(found, labels=names[found.labels])
+
+
+def ranked(
+    section: MetricSection,
+    query: Samples,
+    gallery: Samples,
+    query_embeddings: np.ndarray,
+    gallery_embeddings: np.ndarray,
+) -> Ranked:
+    """What the config ranks by."""
+    query_labels, gallery_labels, names = shared_labels(query, gallery)
+    query_embeddings, gallery_embeddings, distances = improved(
+        section.Ranking, query_embeddings, gallery_embeddings, (query.groups, gallery.groups)
+    )
+    return Ranked(
+        Labelled(query_embeddings, query_labels, query.ids, query.cameras, query.groups),
+        Labelled(gallery_embeddings, gallery_labels, gallery.ids, gallery.cameras, gallery.groups),
+        distances,
+        names,
+    )

@@ -123,7 +123,7 @@ def _find(query, gallery, norms, leave_one_out: bool, block_sizes, distances) ->
         for part in slices(len(query.labels), size):
             block = query.take(part)
             owners, rows = same_label(block.labels, ordered, by_label)
-            out = _excluded(block, gallery, owners, rows)
+            out = excluded(block, gallery, owners, rows)
             if own_rows is not None:
                 out |= rows == own_rows[part][owners]
             before, values = count_before(pool, source(part), owners, rows, len(block.labels))
@@ -172,7 +172,8 @@ def same_label(labels: np.ndarray, ordered: np.ndarray, by_label: np.ndarray):
     return owners, by_label[first[owners] + place]
 
 
-def _excluded(block: Labelled, gallery: Labelled, owners: np.ndarray, rows: np.ndarray):
+def excluded(block: Labelled, gallery: Labelled, owners: np.ndarray, rows: np.ndarray):
+    """Which pairs of one label are taken out of rankings: those that share an id or a camera."""
     out = np.zeros(len(owners), bool)
     for name in ("ids", "cameras"):
         own, others = getattr(block, name), getattr(gallery, name)

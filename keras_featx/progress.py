@@ -1,7 +1,10 @@
-"""The progress bar of long work."""
+"""How far long work is: a bar on a terminal, the log in a file."""
 
+import contextlib
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -16,3 +19,20 @@ def progress(iterable: Iterable, total: int, what: str, images: int = 1) -> Iter
     return tqdm(
         iterable, total=total, desc=what, disable=hidden, leave=False, file=sys.stderr, **scale
     )
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Copy the package's log into a file while the block runs."""
+    logger = logging.getLogger("keras_featx")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(before, logging.INFO) or logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()

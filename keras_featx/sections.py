@@ -33,6 +33,7 @@ class GlobalSection:
             (arXiv:1712.07136) instead of a random one; for fine-tuning pretrained weights.
         save_inference_dir: Where exports go; ``None`` means ``output_dir/inference``.
         print_batch_step: Log a line every so many steps.
+        report: Draw ``report.html`` at the end of training, where there is evaluation.
         update_freq: Batches whose mean gradient makes one update of the weights. Epochs and steps
             count batches all the same.
     """
@@ -52,6 +53,7 @@ class GlobalSection:
     imprint_head: bool = False
     save_inference_dir: str | None = None
     print_batch_step: int = 10
+    report: bool = True
     update_freq: int = 1
 
     def check(self, path: str) -> None:

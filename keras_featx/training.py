@@ -1,9 +1,7 @@
 """Training: `train(config)`, read from top to bottom."""
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from keras_featx.evaluation import figure_to_monitor, figures, measure_sets
 from keras_featx.heads.layers import DynamicArcMargin, MarginHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.optimizers import build_optimizer, freeze, named_weights
+from keras_featx.progress import log_file
+from keras_featx.report.run_page import report_run
 from keras_featx.sections import Config
 from keras_featx.training_data import TrainingData, load_training_data
 
@@ -35,7 +35,8 @@ def train(
 
     Everything is written into ``Global.output_dir``: ``config.yaml`` (resolved), ``train.log``,
     ``metrics.csv``, ``latest/`` (to resume from), ``best_model/`` (by ``Metric.monitor``; the last
-    weights where nothing is evaluated). All input is checked before anything is written.
+    weights where nothing is evaluated), ``report.html`` (where something is). All input is checked
+    before anything is written.
 
     Args:
         config: See :func:`keras_featx.load_config`.
@@ -79,7 +80,7 @@ def train(
 
     run = _run_folder(config)  # from here on files are written
     skipped = _skipped(config, data.samples, run)
-    with _log_file(run / "train.log"):
+    with log_file(run / "train.log"):
         log.info(
             "%d images of %d identities, %d steps of %d images an epoch on %d replica(s); "
             "%d weights in the extractor, %d in the head; epochs done: %d of %d",
@@ -95,17 +96,21 @@ def train(
         )
 
         def finish_epoch(epoch: int, logs: dict) -> None:
-            scores = {}
+            scores, sets = {}, {}
             due = epoch == config.Global.epochs or epoch % config.Global.eval_interval == 0
             if data.sets and due:
                 with averaged(net.classifier.optimizer):
-                    found = measure_sets(config, net.extractor, data.sets)
-                scores = figures({name: one.result for name, one in found.items()})
+                    sets = measure_sets(config, net.extractor, data.sets)
+                scores = figures({name: found.result for name, found in sets.items()})
             row = {"epoch": epoch, "step": epoch * steps_per_epoch}
             if skipped is not None:
                 row["skipped"] = len(skipped)
             names = data.samples.names
             _record_epoch(config, run, net, state, row, logs, scores, monitor, names)
+            if sets and config.Global.report and epoch == config.Global.epochs:
+                report_run(
+                    run, config, sets, state.history, data.samples, net.extractor.count_params()
+                )
 
         if state.epoch < config.Global.epochs:
             _fit(config, data, net, steps_per_epoch, state.epoch, finish_epoch, skipped)
@@ -307,20 +312,3 @@ def _run_folder(config: Config) -> Path:
             f"{error.strerror}"
         ) from None
     return run
-
-
-@contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Copy the package's log into a file while the block runs."""
-    logger = logging.getLogger("keras_featx")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(min(before, logging.INFO) or logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-        handler.close()

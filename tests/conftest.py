@@ -63,7 +63,7 @@ def tiny_config(folder, *overrides):
         for part in ("Query", "Gallery")
     }
     tree = {
-        "Global": {"output_dir": str(folder / "run"), "epochs": 2, "seed": 1},
+        "Global": {"output_dir": str(folder / "run"), "epochs": 2, "seed": 1, "report": False},
         "Arch": {
             "image_size": [32, 32],
             "Backbone": {"name": "LCNet", "scale": 0.25, "class_expand": 32, "dropout": 0.0},

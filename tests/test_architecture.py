@@ -27,6 +27,7 @@ LAYERS = [
     ["data.outputs", "matching"],
     ["components", "metrics", "verification", "schedules", "bmp", "exif", "opencv_resizing"],
     ["augment.common", "augment.operations", "results", "reranking", "paddle_protocol"],
+    ["neighbours"],
     ["retrieval"],
     [
         "augment.elastic",
@@ -66,12 +67,15 @@ LAYERS = [
     ["optimizers.updates"],
     ["optimizers.classes"],
     ["optimizers", "optimizers.rules"],
-    ["models", "callbacks", "report", "report.plots", "report.doctor_page", "doctor.clean"],
-    ["views"],
+    ["models", "callbacks", "report", "report.plots", "report.page", "report.pictures"],
+    ["report.doctor_page", "report.charts", "report.wording", "doctor.clean"],
     ["views"],
     ["embedding", "evaluation_data"],
     ["checkpoints", "evaluation", "exporters.graph"],
-    ["monitoring"],
+    ["monitoring", "report.panels", "report.spread"],
+    ["report.views"],
+    ["report.set_page", "report.set_charts", "report.run_facts"],
+    ["report.run_page"],
     ["doctor.scan", "doctor.duplicates", "doctor.wrong_labels"],
     ["doctor.contents", "doctor.thumbnails"],
     ["doctor.copies"],
@@ -92,6 +96,7 @@ FRAMEWORK_FREE += [
     "labelled",
     "reranking",
     "retrieval",
+    "neighbours",
 ]
 FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]

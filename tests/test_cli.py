@@ -51,6 +51,8 @@ def test_train_resume_eval_export_predict_by_the_tools(config_file, tmp_path):
     assert f"recall@1  {scores['recall@1']:.4f}  {low:.4f} to {high:.4f}" in evaluated.stderr
     written = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert written["metrics"]["recall@1"]["mean"] == scores["recall@1"]
+    report = (tmp_path / "eval" / "report.html").read_text()
+    assert "run/best_model" in report and f"{100 * scores['recall@1']:.1f} %" in report
     rows = (tmp_path / "eval" / "evaluation_queries.csv").read_text().splitlines()
     assert rows[0] == "query,label,recall@1,recall@5,map" and len(rows) == 201
     found = [float(row.split(",")[2]) for row in rows[1:]]

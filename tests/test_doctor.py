@@ -1,15 +1,14 @@
 """Every kind of fault, planted and found again; nothing found where there is nothing."""
 
 import csv
-import html.parser
 import json
-import re
 import shutil
 
 import numpy as np
 import planted
 import pytest
 from conftest import EMOJI_MINI
+from pages import Page
 from PIL import Image
 
 from keras_featx import cli
@@ -120,34 +119,9 @@ def test_cleaned_lists_are_not_overwritten_unasked(faulty, tmp_path):
     examine(of_paths(lists), tmp_path / "out", Options(LIMITS, cleaning=Cleaning(force=True)))
 
 
-class Page(html.parser.HTMLParser):
-    """What a page loads, and whether its elements close."""
-
-    EMPTY = {"meta", "img", "br", "rect", "path", "line", "link", "input"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.loads, self.seen = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        self.loads += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.EMPTY:
-            assert self.open.pop() == tag
-
-
 def test_the_page_is_whole_and_loads_nothing(faulty):
     text = (faulty[0] / "out" / "doctor.html").read_text()
-    page = Page(text)
-    assert page.open == [] and page.seen.count("html") == 1
-    assert all(address.startswith(("data:", "#")) for address in page.loads)
-    assert not re.search(r"url\((?!#|data:)|@import|<script src|https?://", text)
+    Page(text).check()
     for kind in faulty[1].expected:
         assert KINDS[kind].title in text
     assert text.count("data:image/") > 20

@@ -15,8 +15,9 @@ from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import measure_sets
 from keras_featx.evaluation_data import load_eval_samples, load_eval_sets
+from keras_featx.evaluation_sections import MetricSection, ViewsSection
 from keras_featx.exporters import verify
-from keras_featx.sections import MetricSection, PreprocessSection, ViewsSection
+from keras_featx.sections import PreprocessSection
 from keras_featx.views import with_views
 
 PICTURES = sorted(str(p) for p in (EMOJI_MINI / "test").rglob("*.png"))[:9]

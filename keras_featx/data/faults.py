@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import images
-from keras_featx.data import files
-from keras_featx.data.samples import Samples
+from keras_featx.data.samples import Samples, read_image
 from keras_featx.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -142,10 +141,7 @@ def reason_of(samples: Samples, row: int) -> str | None:
     if samples.pixels is not None:
         return _box_fault(samples, row, samples.pixels[row].shape[:2])
     try:
-        if samples.spans is None:
-            data = files.read_bytes(samples.paths[row])
-        else:
-            data = files.read_range(samples.paths[row], *samples.spans[row].tolist())
+        data = read_image(samples, row)
     except OSError as error:
         return error.strerror
     if not data:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_featx import components
+from keras_featx.data import files
 from keras_featx.errors import ConfigError
 from keras_featx.sections import Component
 
@@ -111,6 +112,17 @@ class Samples:
         ]
         empty = [None] * len(self)
         return zip(self.paths, *(empty if v is None else v for v in rest), strict=True)
+
+
+def read_image(samples: Samples, row: int) -> bytes:
+    """An encoded image that is not in memory.
+
+    Raises:
+        OSError: Where it cannot be read.
+    """
+    if samples.spans is None:
+        return files.read_bytes(samples.paths[row])
+    return files.read_range(samples.paths[row], *samples.spans[row].tolist())
 
 
 def load_samples(dataset: Component, path: str, problems: list[Problem] | None = None) -> Samples:

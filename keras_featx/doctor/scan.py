@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import images
-from keras_featx.data import faults, files
-from keras_featx.data.samples import Samples
+from keras_featx.data import faults
+from keras_featx.data.samples import Samples, read_image
 from keras_featx.doctor.headers import Header, format_of_name, read_header
 from keras_featx.doctor.options import Limits
 from keras_featx.progress import progress
@@ -80,23 +80,12 @@ def scan(samples: Samples, limits: Limits, what: str = "reading") -> Scan:
     return found
 
 
-def read(samples: Samples, place: int) -> bytes:
-    """The encoded image.
-
-    Raises:
-        OSError: Where it cannot be read.
-    """
-    if samples.spans is None:
-        return files.read_bytes(samples.paths[place])
-    return files.read_range(samples.paths[place], *samples.spans[place].tolist())
-
-
 def picture(samples: Samples, place: int, cells: int) -> np.ndarray:
     """Mean colours of the cells of a usable image: uint8 ``(cells, cells, 3)``."""
     box = _box(samples, place)
     if samples.pixels is not None:
         return _shrink(tf.constant(samples.pixels[place]), tf.constant(box), cells)[1].numpy()
-    return _looker(cells)(tf.constant(read(samples, place)), tf.constant(box))[1].numpy()
+    return _looker(cells)(tf.constant(read_image(samples, place)), tf.constant(box))[1].numpy()
 
 
 def _look_at(samples: Samples, place: int, limits: Limits, found: Scan) -> Iterable[tuple]:
@@ -109,7 +98,7 @@ def _look_at(samples: Samples, place: int, limits: Limits, found: Scan) -> Itera
         return told + _size_faults(found, place, box, limits)
     try:
         samples.paths[place].encode()  # as TensorFlow will
-        data = read(samples, place)
+        data = read_image(samples, place)
     except UnicodeEncodeError:
         return [("unreadable_files", "expected a name in UTF-8")]
     except OSError as error:

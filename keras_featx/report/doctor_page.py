@@ -1,45 +1,27 @@
 """What the doctor found as one HTML page, which needs nothing but itself."""
 
-import html
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from keras_featx.doctor.findings import KINDS, NOTE, Finding, Part, Ref, bad, counts
+from keras_featx.report.page import document, facts, text
 
 # Findings of a kind that are shown; all are in doctor.json.
 SHOWN = 24
 # From an image to an address that holds it, or to nothing.
 Thumbnail = Callable[[Ref], str]
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
-:root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1c2430; --soft: #5a6675;
-  --line: #dde2e8; --stops: #c62535; --spoils: #b45b00; --note: #33669c; --good: #1a7f37; }
-@media (prefers-color-scheme: dark) { :root { --ground: #12161c; --card: #1b2129; --ink: #e6eaf0;
-  --soft: #9aa7b6; --line: #2e3743; --stops: #ff7b85; --spoils: #f3a75c; --note: #7fb2e8;
-  --good: #5fcf80; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1100px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0; }
-p { margin: 6px 0; } .soft { color: var(--soft); }
+:root { --stops: #c62535; --spoils: #b45b00; --note: #33669c; --good: #1a7f37; }
+@media (prefers-color-scheme: dark) { :root { --stops: #ff7b85; --spoils: #f3a75c;
+  --note: #7fb2e8; --good: #5fcf80; } }
 .verdict { font-weight: 600; font-size: 17px; }
 .stops { color: var(--stops); } .spoils { color: var(--spoils); } .note { color: var(--note); }
 .good { color: var(--good); }
 h2 i { font-style: normal; font-size: 11px; border: 1px solid; border-radius: 10px;
   padding: 1px 8px; margin-left: 6px; vertical-align: 2px; }
-nav { display: flex; flex-wrap: wrap; gap: 6px; margin: 16px 0; }
-nav a { text-decoration: none; background: var(--card); border: 1px solid var(--line);
-  border-radius: 16px; padding: 2px 11px; font-size: 13px; color: var(--ink); }
 nav a b { font-variant-numeric: tabular-nums; margin-right: 5px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 14px 16px; margin: 14px 0; }
 .lists { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); }
 .lists section { margin: 0; min-width: 0; }
-dl { display: grid; grid-template-columns: auto 1fr; gap: 1px 14px; margin: 8px 0; }
-dt { color: var(--soft); } dd { margin: 0; text-align: right; overflow-wrap: anywhere;
-  font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: 92px; margin-top: 8px; }
 svg rect { fill: var(--note); }
 .cards { display: grid; gap: 10px; margin-top: 10px;
@@ -47,12 +29,11 @@ svg rect { fill: var(--note); }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 9px; min-width: 0; }
 .card p { font-size: 13px; margin: 5px 0 0; overflow-wrap: anywhere; }
 .images { display: flex; flex-wrap: wrap; gap: 8px; }
-figure { margin: 0; width: 100px; } figure img { display: block; max-width: 100px;
+figure { width: 100px; } figure img { display: block; max-width: 100px;
   max-height: 100px; border-radius: 4px; background: #fff; }
 figure.own img { outline: 2px solid var(--note); } figcaption { font-size: 11px; line-height: 1.3;
   color: var(--soft); margin-top: 3px; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }
-.path { font-family: ui-monospace, monospace; font-size: 11.5px; color: var(--soft); }
 """
 
 
@@ -84,49 +65,41 @@ def page(
         "<h1>Data set check</h1>",
         f'<p class="verdict">{verdict}</p>',
         f'<p class="soft">{notes} further notes. All of it, by row: doctor.json.</p>',
-        *(f'<p class="soft">{_text(remark)}</p>' for remark in remarks),
+        *(f'<p class="soft">{text(remark)}</p>' for remark in remarks),
         f"<nav>{''.join(_chip(kind, count) for kind, count in number.items())}</nav>",
         f'<div class="lists">{"".join(map(_list, parts))}</div>',
         _shared(shared),
         *(_section(kind, [f for f in findings if f.kind == kind], thumbnail) for kind in number),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"/>'
-        f"<title>Data set check</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
-    )
+    return document("Data set check", _STYLE, body)
 
 
 def _chip(kind: str, count: int) -> str:
     known = KINDS[kind]
-    return f'<a href="#{kind}"><b class="{known.weight}">{count}</b>{_text(known.title)}</a>'
+    return f'<a href="#{kind}"><b class="{known.weight}">{count}</b>{text(known.title)}</a>'
 
 
 def _list(part: Part) -> str:
-    facts = part.facts
-    spread = facts["images_per_identity"]
-    short = facts["short_side"]
+    spread = part.facts["images_per_identity"]
+    short = part.facts["short_side"]
     rows = [
         ("images", len(part.samples)),
-        ("that can be decoded", facts["decodable"]),
-        ("identities", facts["identities"]),
+        ("that can be decoded", part.facts["decodable"]),
+        ("identities", part.facts["identities"]),
         ("images of each", f"{spread['min']} to {spread['max']}"),
         ("median, mean", f"{spread['median']:g}, {spread['mean']:g}"),
         ("Gini coefficient", f"{spread['gini']:.2f}"),
     ]
-    if facts["bytes"]:
-        rows.append(("size", _size(facts["bytes"])))
-    if facts["formats"]:
-        formats = sorted(facts["formats"].items(), key=lambda item: -item[1])
+    if part.facts["bytes"]:
+        rows.append(("size", _size(part.facts["bytes"])))
+    if part.facts["formats"]:
+        formats = sorted(part.facts["formats"].items(), key=lambda item: -item[1])
         rows.append(("formats", ", ".join(f"{name} {count}" for name, count in formats)))
     if short:
         rows.append(("short side", f"{short['min']} to {short['max']} px"))
-    cells = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in rows)
     return (
-        f'<section><h2>{_text(part.name)}</h2><p class="path">{_text(part.samples.source)}</p>'
-        f"<dl>{cells}</dl>{_bars(spread['bars'])}"
+        f'<section><h2>{text(part.name)}</h2><p class="path">{text(part.samples.source)}</p>'
+        f"{facts(rows)}{_bars(spread['bars'])}"
         '<p class="soft">images of each identity, the largest first</p></section>'
     )
 
@@ -149,11 +122,8 @@ def _bars(bars: Sequence[float]) -> str:
 def _shared(shared: dict[str, int]) -> str:
     if not shared:
         return ""
-    cells = "".join(
-        f"<dt>{_text(name.replace('_', ' '))}</dt><dd>{count}</dd>"
-        for name, count in shared.items()
-    )
-    return f"<section><h2>identities in several lists</h2><dl>{cells}</dl></section>"
+    rows = facts((name.replace("_", " "), count) for name, count in shared.items())
+    return f"<section><h2>identities in several lists</h2>{rows}</section>"
 
 
 def _section(kind: str, found: Sequence[Finding], thumbnail: Thumbnail) -> str:
@@ -163,7 +133,7 @@ def _section(kind: str, found: Sequence[Finding], thumbnail: Thumbnail) -> str:
     weight = "" if known.weight == NOTE else f' <i class="{known.weight}">{known.weight}</i>'
     return (
         f'<section id="{kind}"><h2><span class="{known.weight}">{len(found)}</span> '
-        f'{_text(known.title)}{weight}</h2><p class="soft">{_text(known.about)}</p>'
+        f'{text(known.title)}{weight}</h2><p class="soft">{text(known.about)}</p>'
         f'<div class="cards">{cards}</div>{more}</section>'
     )
 
@@ -172,20 +142,20 @@ def _card(finding: Finding, thumbnail: Thumbnail) -> str:
     shown = [_figure(finding.image, thumbnail, "own")]
     shown += [_figure(other, thumbnail, "other") for other in finding.others]
     score = "" if finding.score is None else f" ({finding.score:.2f})"
-    path = f'<p class="path">{_text(finding.image.path)}</p>' if finding.image.path else ""
-    place = "" if any(shown) else f"{_text(_place(finding.image))}: "
+    path = f'<p class="path">{text(finding.image.path)}</p>' if finding.image.path else ""
+    place = "" if any(shown) else f"{text(_place(finding.image))}: "
     images = f'<div class="images">{"".join(shown)}</div>' if any(shown) else ""
-    return f'<div class="card">{images}<p>{place}{_text(finding.what + score)}</p>{path}</div>'
+    return f'<div class="card">{images}<p>{place}{text(finding.what + score)}</p>{path}</div>'
 
 
 def _figure(ref: Ref, thumbnail: Thumbnail, role: str) -> str:
     address = thumbnail(ref)
     if not address:
         return ""
-    label = f"label <b>{_text(ref.label)}</b><br/>" if ref.label else ""
+    label = f"label <b>{text(ref.label)}</b><br/>" if ref.label else ""
     return (
-        f'<figure class="{role}"><img src="{address}" alt="{_text(ref.path)}"/>'
-        f"<figcaption>{label}{_text(_place(ref))}</figcaption></figure>"
+        f'<figure class="{role}"><img src="{address}" alt="{text(ref.path)}"/>'
+        f"<figcaption>{label}{text(_place(ref))}</figcaption></figure>"
     )
 
 
@@ -201,9 +171,3 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-def _text(value: Any) -> str:
-    """Any text as HTML; what cannot be shown is replaced."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-    return html.escape(shown, quote=True)
