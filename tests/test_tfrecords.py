@@ -1,5 +1,6 @@
 """TFRecord files of other programs: what TensorFlow writes is found to the byte, and refusals."""
 
+import dataclasses
 import gzip
 import logging
 import os
@@ -552,6 +553,13 @@ def test_a_stale_or_foreign_index_is_refused(kept):
 def test_an_index_made_with_other_keys_is_refused(kept):
     folder, arguments = kept
     tfrecords(**arguments)
+    index = shards.read_index(f"{folder}/kept.npz")
+    newer = dataclasses.replace(index, keys={**index.keys, "depth_key": "d"})
+    (folder / "newer.npz").write_bytes(newer.to_bytes())
+    assert refusal(**(arguments | {"index": f"{folder}/newer.npz"})) == (
+        f"{folder}/newer.npz: expected an index made with depth_key: None, got 'd': remove it to "
+        "have the shards read"
+    )
     assert refusal(**(arguments | {"id_key": None})) == (
         f"{folder}/kept.npz: expected an index made with id_key: None, got 'id': remove it to have "
         "the shards read"

@@ -132,10 +132,10 @@ def _by_index(source: str, paths: list[str], request: Request) -> Samples | None
         if given is None:
             log.info("%s has what other keys lead to; the shards are read", path)
             return None
-        different = sorted(k for k in request.keys if keys[k] != request.keys[k])
+        different = min(key for key in keys if keys[key] != request.keys.get(key))
         raise ConfigError(
-            f"{path}: expected an index made with {different[0]}: "
-            f"{request.keys[different[0]]!r}, got {keys[different[0]]!r}: remove it to "
+            f"{path}: expected an index made with {different}: "
+            f"{request.keys.get(different)!r}, got {keys[different]!r}: remove it to "
             "have the shards read"
         )
     names = _short(paths) if given else [os.path.basename(path) for path in paths]
