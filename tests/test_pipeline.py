@@ -10,6 +10,7 @@ from conftest import EMOJI_MINI
 from PIL import Image
 
 import keras_featx
+from keras_featx import images
 from keras_featx.data import faults, memory, pipeline
 from keras_featx.data.lists import imagenet_list
 from keras_featx.data.samplers import pk_sampler, shuffle
@@ -87,6 +88,49 @@ def test_a_box_of_zeros_is_the_whole_image(tmp_path):
         for s in (samples, whole)
     )
     np.testing.assert_array_equal(found, expected)
+
+
+class Counted(np.ndarray):
+    """An array that counts how often something is taken from it."""
+
+    taken = 0
+
+    def __getitem__(self, key):
+        Counted.taken += 1
+        return np.asarray(self)[key]
+
+
+def test_an_array_of_the_network_s_size_is_taken_batch_by_batch(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 40, 3)).astype("uint8")
+    np.save(tmp_path / "pixels.npy", pixels)
+    for array in (pixels, np.load(tmp_path / "pixels.npy", mmap_mode="r")):
+        samples = memory.from_arrays(array, np.zeros(11, int))
+        found = list(pipeline.image_dataset(samples, (32, 40), PreprocessSection(), 4))
+        assert [len(batch) for batch in found] == [4, 4, 3]
+        np.testing.assert_array_equal(np.concatenate(found), pixels)
+    samples = dataclasses.replace(samples, pixels=pixels.view(Counted))
+    Counted.taken = 0
+    list(pipeline.image_dataset(samples, (32, 40), PreprocessSection(), 4))
+    assert Counted.taken == 3
+
+
+@pytest.mark.parametrize("what", ["size", "resize_short", "boxes"])
+def test_an_array_that_is_not_ready_is_made_so(what):
+    """By this package's resizing of each image, which has tests of its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype("uint8")
+    samples = memory.from_arrays(pixels, np.zeros(5, int))
+    preprocess, size, parts = PreprocessSection(), (32, 32), pixels
+    if what == "size":
+        size = (32, 24)
+    elif what == "resize_short":
+        preprocess = PreprocessSection(resize="crop", resize_short=40)
+    else:
+        samples = dataclasses.replace(samples, boxes=np.array([[4, 4, 20, 20]] * 5))
+        parts = pixels[:, 4:20, 4:20]
+    expected = np.stack([images.resize(part, size, preprocess) for part in parts])
+    found = np.concatenate(list(pipeline.image_dataset(samples, size, preprocess, 2)))
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape != pixels.shape or np.abs(found.astype(int) - pixels).max() > 0
 
 
 def test_random_windows_stay_in_the_box(tmp_path):
