@@ -2,21 +2,26 @@
 
 A block of scores is one matrix product. Whatever in it may still belong to the ``k`` nearest goes
 on as a candidate; that is little, as the k-th best score so far is a threshold. Only candidates
-are ranked, by exact values.
+are ranked, by exact values. Threads have blocks of queries each, so that one may multiply while
+another looks for candidates.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from keras_featx.similarities import SIMILARITIES, Similarity, norms, pair_values
 
 # Queries and gallery rows of a product: 32 MiB of scores.
 BLOCKS = (1024, 8192)
-# Queries of a block that one thread looks at, at a time.
+# Likewise, of one thread of several: 8 MiB.
+_THREAD_BLOCKS = (512, 4096)
+# Queries of a block whose candidates are kept together.
 _ROWS = 128
 # Scores of a query that give its first threshold.
 _FIRST = 1024
@@ -28,14 +33,16 @@ class Backend(NamedTuple):
     """Where products are computed.
 
     Attributes:
-        product: From both sides ``(queries, size)`` and ``(rows, size)`` to scores, which may be
-            gone after the next call.
+        scope: A context around all the work; how many threads share it is the argument.
+        product: Makes a function, for one thread, from both sides ``(queries, size)`` and
+            ``(rows, size)`` to scores, which may be gone after the next call.
         kth: The k-th largest of scores ``(queries, rows)``, along the rows.
         reaching: Of scores and a bound per query ``(queries, 1)``: the query, the row and the
             score of all that reach it, in the order of queries.
     """
 
-    product: Callable[[np.ndarray, np.ndarray], Any]
+    scope: Callable[[int], contextlib.AbstractContextManager]
+    product: Callable[[], Callable[[np.ndarray, np.ndarray], Any]]
     kth: Callable[[Any, int], np.ndarray]
     reaching: Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -46,7 +53,7 @@ def nearest(
     k: int,
     metric: str = "inner_product",
     *,
-    block_sizes: tuple[int, int] = BLOCKS,
+    block_sizes: tuple[int, int] = _THREAD_BLOCKS,
     backend: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` gallery rows nearest to each query, best first.
@@ -62,7 +69,8 @@ def nearest(
         k: Neighbours; more than the gallery holds means all of it.
         metric: ``inner_product`` (of unit vectors the cosine), ``cosine``, ``euclidean`` or
             ``hamming``.
-        block_sizes: Queries and gallery rows of a matrix product. They change time and memory.
+        block_sizes: Queries and gallery rows of a matrix product, of which every core has one at a
+            time. They change time and memory.
         backend: ``numpy`` or ``tensorflow``; by default TensorFlow where it has a GPU.
 
     Returns:
@@ -92,30 +100,31 @@ def nearest(
     values = np.empty((len(query), k), "float32")
     rows = np.empty((len(query), k), "int64")
     run = _backend(backend)
-    with ThreadPoolExecutor(cores()) as pool:
-        for start in range(0, len(query), block_sizes[0]):
-            part = slice(start, start + block_sizes[0])
-            block = query[part]
-            found = [
-                Candidates(block[i : i + _ROWS], gallery, metric, k)
-                for i in range(0, len(block), _ROWS)
-            ]
-            left = similarity.query(block)
-            for first in range(0, len(gallery), block_sizes[1]):
-                there = slice(first, first + block_sizes[1])
-                scores = run.product(left, similarity.gallery(gallery[there]))
-                largest = gallery_norms[there].max()
-                error = similarity.error(query_norms[part], largest, query.shape[1])
 
-                def look(i: int, scores=scores, error=error, first=first, found=found) -> None:
-                    ours = slice(i * _ROWS, (i + 1) * _ROWS)
-                    found[i].add(scores[ours], error[ours], first, run)
+    def search(start: int) -> None:
+        """One block of queries."""
+        part, product = slice(start, start + block_sizes[0]), run.product()
+        block = query[part]
+        found = [
+            Candidates(block[i : i + _ROWS], gallery, metric, k)
+            for i in range(0, len(block), _ROWS)
+        ]
+        left = similarity.query(block)
+        for first in range(0, len(gallery), block_sizes[1]):
+            there = slice(first, first + block_sizes[1])
+            scores = product(left, similarity.gallery(gallery[there]))
+            error = similarity.error(query_norms[part], gallery_norms[there].max(), query.shape[1])
+            for i, one in enumerate(found):
+                ours = slice(i * _ROWS, (i + 1) * _ROWS)
+                one.add(scores[ours], error[ours], first, run)
+        for i, one in enumerate(found):
+            at = slice(start + i * _ROWS, start + i * _ROWS + len(one.query))
+            values[at], rows[at] = one.ranked()
 
-                list(pool.map(look, range(len(found))))
-            ranked = pool.map(Candidates.ranked, found)
-            for i, (value, row) in enumerate(ranked):
-                at = start + i * _ROWS
-                values[at : at + len(value)], rows[at : at + len(row)] = value, row
+    starts = range(0, len(query), block_sizes[0])
+    threads = max(1, min(cores(), len(starts)))
+    with run.scope(threads), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(search, starts))
     return values, rows
 
 
@@ -247,8 +256,16 @@ def _backend(name: str | None) -> Backend:
         if name == "tensorflow" or tf.config.list_physical_devices("GPU"):
             return _tensorflow(tf)
     return Backend(
-        product_function(), lambda scores, k: np.partition(scores, -k, axis=1)[:, -k], _reaching
+        _blas_threads,
+        product_function,
+        lambda scores, k: np.partition(scores, -k, axis=1)[:, -k],
+        _reaching,
     )
+
+
+def _blas_threads(threads: int) -> contextlib.AbstractContextManager:
+    """Products have the cores that our own threads leave them."""
+    return threadpool_limits(max(1, cores() // threads), "blas")
 
 
 def product_function() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -273,13 +290,15 @@ def _reaching(scores: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _tensorflow(tf) -> Backend:
-    """Only candidates leave the device. Products in full float32: no TensorFloat-32."""
+    """Only candidates leave the device."""
 
-    def product(left: np.ndarray, right: np.ndarray):
+    @contextlib.contextmanager
+    def full_float32(threads: int) -> Iterator[None]:
+        """No TensorFloat-32 in products."""
         former = tf.config.experimental.tensor_float_32_execution_enabled()
         tf.config.experimental.enable_tensor_float_32_execution(False)
         try:
-            return tf.matmul(left, right, transpose_b=True)
+            yield
         finally:
             tf.config.experimental.enable_tensor_float_32_execution(former)
 
@@ -289,5 +308,8 @@ def _tensorflow(tf) -> Backend:
         return *places.numpy().T, found
 
     return Backend(
-        product, lambda scores, k: tf.math.top_k(scores, k, sorted=True)[0][:, -1].numpy(), reaching
+        full_float32,
+        lambda: lambda left, right: tf.matmul(left, right, transpose_b=True),
+        lambda scores, k: tf.math.top_k(scores, k, sorted=True)[0][:, -1].numpy(),
+        reaching,
     )

@@ -4,6 +4,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from threadpoolctl import threadpool_info
 
 from keras_featx import search
 from keras_featx.search import nearest
@@ -125,6 +127,34 @@ def test_few_pairs_need_exact_values(monkeypatch):
     query, gallery = (rng.normal(size=(n, 64)).astype("float32") for n in (200, 20_000))
     nearest(query, gallery, 5, block_sizes=(100, 2000), backend="numpy")
     assert 200 * 5 <= sum(seen) < 200 * 5.5
+
+
+@pytest.mark.parametrize(("queries", "blas"), [(40, 1), (8, 2), (7, 4)])
+def test_threads_share_the_cores_with_blas(monkeypatch, queries, blas):
+    """Of four cores: four blocks of queries and more leave one core to each, two blocks two."""
+    monkeypatch.setattr(search, "cores", lambda: 4)
+    asked = []
+    real = search.threadpool_limits
+    monkeypatch.setattr(
+        search, "threadpool_limits", lambda *given: asked.append(given) or real(*given)
+    )
+    before = [library["num_threads"] for library in threadpool_info()]
+    rng = np.random.default_rng(0)
+    query, gallery = (rng.normal(size=(n, 8)).astype("float32") for n in (queries, 50))
+    _, rows = nearest(query, gallery, 3, block_sizes=(7, 20), backend="numpy")
+    assert asked == [(blas, "blas")]
+    assert [library["num_threads"] for library in threadpool_info()] == before
+    np.testing.assert_array_equal(rows, loops(query, gallery, 3, "inner_product")[1])
+
+
+def test_tensor_float_32_is_as_before():
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    seen = []
+    run = search._backend("tensorflow")
+    with run.scope(2):
+        seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
+    seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
+    assert seen == [False, True]
 
 
 def test_memory_beside_the_inputs_is_that_of_blocks():
