@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from keras_featx.similarities import SIMILARITIES, Similarity, norms, pair_values
 
@@ -264,8 +264,9 @@ def _backend(name: str | None) -> Backend:
 
 
 def _blas_threads(threads: int) -> contextlib.AbstractContextManager:
-    """Products have the cores that our own threads leave them."""
-    return threadpool_limits(max(1, cores() // threads), "blas")
+    """Products have the cores that our own threads leave them, and no more than they had."""
+    own = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    return threadpool_limits(min([max(1, cores() // threads), *own]), "blas")
 
 
 def product_function() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
