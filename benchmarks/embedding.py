@@ -29,7 +29,8 @@ from keras_featx.models import build_model  # noqa: E402
 
 BATCH, GOAL = 64, 0.9
 ALONE = "the network alone"
-CASES = {"0.5@112": (0.5, 112), "1.0@224": (1.0, 224)}
+# Scale, pixels, images.
+CASES = {"0.5@112": (0.5, 112, 1443), "1.0@224": (1.0, 224, 512)}
 
 
 def main() -> None:
@@ -48,10 +49,11 @@ def main() -> None:
     )
     rows, detail = [], {}
     for case in args.cases:
+        scale, pixels, images = CASES[case]
         with tempfile.TemporaryDirectory() as folder:
-            runs = _runs(*CASES[case], samples, Path(folder))
-            detail[case] = _measured(runs, len(samples), args.rounds)
-        rows += _rows(*CASES[case], detail[case])
+            runs = _runs(scale, pixels, samples.take(range(images)), Path(folder))
+            detail[case] = _measured(runs, images, args.rounds)
+        rows += _rows(scale, pixels, detail[case])
     if not args.dry_run:
         command = f"python benchmarks/embedding.py --data DATA --rounds {args.rounds}"
         side_by_side.write_results("embedding", command, rows, threads=args.threads, detail=detail)
