@@ -51,7 +51,7 @@ def lcnet(
 
         levels: Stages, of ``blocks2`` to ``blocks6``, whose own averages stand behind the feature,
             batch-normalised (as in hypercolumns, arXiv:1411.5752). Early stages know colours and
-            textures, and few identities to train on do not spoil them.
+            textures.
 
     Returns:
         Keras tensor ``(batch, grid * grid * class_expand)``, or so many times the width of the last
