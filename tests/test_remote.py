@@ -139,9 +139,9 @@ def test_a_stopped_pack_goes_on(set_of_images):
 def test_training_and_evaluation_from_an_address(ram, tmp_path):
     config = tiny_config(tmp_path)
     local = load_training_data(config)
-    for name, samples in (
-        ("train", local.samples), ("query", local.query), ("gallery", local.gallery),
-    ):  # fmt: skip
+    pair = local.sets[""]
+    parts = {"train": local.samples, "query": pair.query, "gallery": pair.gallery}
+    for name, samples in parts.items():
         pack(samples, f"{ram}/out", name)
     tree = to_dict(config)
     loader = tree["DataLoader"]
