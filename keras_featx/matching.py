@@ -14,7 +14,8 @@ import numpy as np
 
 from keras_featx.counting import ROWS, Block, Scores, count_before, slices
 from keras_featx.labelled import Labelled, Matches, nothing, reordered, stacked
-from keras_featx.search import BLOCKS, check_vectors, cores, product_function
+from keras_featx.search import BLOCKS, check_vectors
+from keras_featx.search_backends import cores, product_function
 from keras_featx.similarities import SIMILARITIES, pair_values
 
 # Of NumPy's kinds of types, those that can be equal.

@@ -6,15 +6,12 @@ are ranked, by exact values. Threads have blocks of queries each, so that one ma
 another looks for candidates.
 """
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
+from keras_featx.search_backends import Backend, cores, make_backend
 from keras_featx.similarities import SIMILARITIES, Similarity, norms, pair_values
 
 # Queries and gallery rows of a product: 32 MiB of scores.
@@ -27,24 +24,6 @@ _ROWS = 128
 _FIRST = 1024
 # Candidates of a query, besides the k nearest, before they are ranked to make room.
 _SPARE = 4096
-
-
-class Backend(NamedTuple):
-    """Where products are computed.
-
-    Attributes:
-        scope: A context around all the work; how many threads share it is the argument.
-        product: Makes a function, for one thread, from both sides ``(queries, size)`` and
-            ``(rows, size)`` to scores, which may be gone after the next call.
-        kth: The k-th largest of scores ``(queries, rows)``, along the rows.
-        reaching: Of scores and a bound per query ``(queries, 1)``: the query, the row and the
-            score of all that reach it, in the order of queries.
-    """
-
-    scope: Callable[[int], contextlib.AbstractContextManager]
-    product: Callable[[], Callable[[np.ndarray, np.ndarray], Any]]
-    kth: Callable[[Any, int], np.ndarray]
-    reaching: Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def nearest(
@@ -99,7 +78,7 @@ def nearest(
     k = min(k, len(gallery))
     values = np.empty((len(query), k), "float32")
     rows = np.empty((len(query), k), "int64")
-    run = _backend(backend)
+    run = make_backend(backend)
 
     def search(start: int) -> None:
         """One block of queries."""
@@ -196,13 +175,6 @@ class Candidates:
         self.scores, self.errors = self.scores[kept], self.errors[kept]
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def check_vectors(
     query: np.ndarray, gallery: np.ndarray, metric: str = "inner_product"
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -245,72 +217,3 @@ def _checked_metric(name: str) -> Similarity:
     if name not in SIMILARITIES:
         raise ValueError(f"metric: expected one of {list(SIMILARITIES)}, got {name!r}")
     return SIMILARITIES[name]
-
-
-def _backend(name: str | None) -> Backend:
-    if name not in (None, "numpy", "tensorflow"):
-        raise ValueError(f"backend: expected 'numpy' or 'tensorflow', got {name!r}")
-    if name != "numpy":
-        import tensorflow as tf
-
-        if name == "tensorflow" or tf.config.list_physical_devices("GPU"):
-            return _tensorflow(tf)
-    return Backend(
-        _blas_threads,
-        product_function,
-        lambda scores, k: np.partition(scores, -k, axis=1)[:, -k],
-        _reaching,
-    )
-
-
-def _blas_threads(threads: int) -> contextlib.AbstractContextManager:
-    """Products have the cores that our own threads leave them, and no more than they had."""
-    own = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-    return threadpool_limits(min([max(1, cores() // threads), *own]), "blas")
-
-
-def product_function() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """``left @ right.T`` into the same memory each time: new memory takes a tenth longer."""
-    memory = np.zeros(0, "float32")
-
-    def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        nonlocal memory
-        size = len(left) * len(right)
-        if size > memory.size:
-            memory = np.empty(size, "float32")
-        return np.matmul(left, right.T, out=memory[:size].reshape(len(left), len(right)))
-
-    return product
-
-
-def _reaching(scores: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, ...]:
-    flat = np.flatnonzero(scores >= bound)
-    owners = flat // scores.shape[1]
-    rows = flat - owners * scores.shape[1]
-    return owners, rows, scores[owners, rows]
-
-
-def _tensorflow(tf) -> Backend:
-    """Only candidates leave the device."""
-
-    @contextlib.contextmanager
-    def full_float32(threads: int) -> Iterator[None]:
-        """No TensorFloat-32 in products."""
-        former = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        try:
-            yield
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(former)
-
-    def reaching(scores, bound: np.ndarray) -> tuple[np.ndarray, ...]:
-        places = tf.where(scores >= bound)
-        found = tf.gather_nd(scores, places).numpy()
-        return *places.numpy().T, found
-
-    return Backend(
-        full_float32,
-        lambda: lambda left, right: tf.matmul(left, right, transpose_b=True),
-        lambda scores, k: tf.math.top_k(scores, k, sorted=True)[0][:, -1].numpy(),
-        reaching,
-    )

@@ -22,6 +22,7 @@ LAYERS = [
         "chunks",
         "labelled",
         "counting",
+        "search_backends",
     ],
     ["data.files", "data.records", "data.examples", "progress", "search"],
     ["data.outputs", "matching"],

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from threadpoolctl import threadpool_info
 
-from keras_featx import search
+from keras_featx import search, search_backends
 from keras_featx.search import nearest
+from keras_featx.search_backends import make_backend
 
 FLOAT_METRICS = ("inner_product", "cosine", "euclidean")
 
@@ -129,33 +130,50 @@ def test_few_pairs_need_exact_values(monkeypatch):
     assert 200 * 5 <= sum(seen) < 200 * 5.5
 
 
-@pytest.mark.parametrize(("queries", "blas"), [(40, 1), (8, 2), (7, 4)])
+def blas_threads():
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize(("queries", "blas"), [(40, 1), (8, 2), (7, None)])
 def test_threads_share_the_cores_with_blas(monkeypatch, queries, blas):
     """Of four cores: four blocks of queries and more leave one core to each, two blocks two."""
-    monkeypatch.setattr(search, "cores", lambda: 4)
+    for module in (search, search_backends):
+        monkeypatch.setattr(module, "cores", lambda: 4)
     asked = []
-    real = search.threadpool_limits
+    real = search_backends.threadpool_limits
     monkeypatch.setattr(
-        search, "threadpool_limits", lambda *given: asked.append(given) or real(*given)
+        search_backends, "threadpool_limits", lambda *given: asked.append(given) or real(*given)
     )
-    before = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    before = blas_threads()
     rng = np.random.default_rng(0)
     query, gallery = (rng.normal(size=(n, 8)).astype("float32") for n in (queries, 50))
     _, rows = nearest(query, gallery, 3, block_sizes=(7, 20), backend="numpy")
-    assert asked == [(min([blas, *before]), "blas")]
-    after = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-    assert after == before
+    assert asked == ([] if blas is None else [(min([blas, *before]), "blas")])
+    assert blas_threads() == before
     np.testing.assert_array_equal(rows, loops(query, gallery, 3, "inner_product")[1])
 
 
-def test_tensor_float_32_is_as_before():
+def tensor_float():
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+@pytest.mark.parametrize(
+    ("backend", "setting", "during"),
+    [
+        ("numpy", lambda: set(blas_threads()), {1}),
+        ("tensorflow", tensor_float, False),
+    ],
+)
+def test_searches_that_overlap_leave_settings_as_they_were(backend, setting, during):
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    seen = []
-    run = search._backend("tensorflow")
-    with run.scope(2):
-        seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
-    seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
-    assert seen == [False, True]
+    before = setting()
+    first, second = (make_backend(backend).scope(64) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # the first to come is the first to go
+    assert setting() == during
+    second.__exit__(None, None, None)
+    assert setting() == before
 
 
 def test_memory_beside_the_inputs_is_that_of_blocks():

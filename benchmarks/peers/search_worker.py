@@ -25,7 +25,8 @@ def _ours(query, gallery, k):
 
 
 def _product(query, gallery, k):
-    from keras_featx.search import BLOCKS, product_function
+    from keras_featx.search import BLOCKS
+    from keras_featx.search_backends import product_function
 
     product, (some, many) = product_function(), BLOCKS
 
