@@ -38,12 +38,14 @@ class State:
 
     Attributes:
         epoch: Epochs done.
-        best: Best value so far of the metric that chooses ``best_model``.
+        best: Best value so far of the figure that chooses ``best_model``.
+        monitor: The name of that figure; empty where nothing was evaluated.
         history: One dict per epoch done, the rows of ``metrics.csv``.
     """
 
     epoch: int = 0
     best: float | None = None
+    monitor: str = ""
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -110,7 +112,8 @@ def restore(
             "checkpoint made with the same Optimizer"
         )
     _warn_of_changes(config, load_config(path.with_name(weights.CONFIG)))
-    return State(epoch=meta["epoch"], best=meta["best"], history=meta["history"])
+    # Checkpoints of earlier versions do not name the figure.
+    return State(meta["epoch"], meta["best"], meta.get("monitor", ""), meta["history"])
 
 
 def _warn_of_changes(config: Config, before: Config) -> None:

@@ -77,6 +77,13 @@ def train(
         state = checkpoints.State()
         if config.Global.checkpoint:
             state = checkpoints.restore(config.Global.checkpoint, config, net, data.samples.names)
+    if monitor:
+        if state.monitor not in ("", monitor):
+            raise ConfigError(
+                f"Metric.monitor: expected {state.monitor!r}, by which the run of "
+                f"{config.Global.checkpoint} has chosen its best_model, got {monitor!r}"
+            )
+        state.monitor = monitor
 
     run = _run_folder(config)  # from here on files are written
     skipped = _skipped(config, data.samples, run)
@@ -106,7 +113,7 @@ def train(
             if skipped is not None:
                 row["skipped"] = len(skipped)
             names = data.samples.names
-            _record_epoch(config, run, net, state, row, logs, scores, monitor, names)
+            _record_epoch(config, run, net, state, row, logs, scores, names)
             if sets and config.Global.report and epoch == config.Global.epochs:
                 report_run(
                     run, config, sets, state.history, data.samples, net.extractor.count_params()
@@ -265,7 +272,7 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped)
         raise faults.explain(error, data.samples) from error
 
 
-def _record_epoch(config, run, net, state, row, logs, scores, monitor, class_names) -> None:
+def _record_epoch(config, run, net, state, row, logs, scores, class_names) -> None:
     """One epoch into the history, the log, `best_model`, `latest` and `metrics.csv`."""
     state.epoch, optimizer = row["epoch"], net.classifier.optimizer
     row = {
@@ -277,7 +284,7 @@ def _record_epoch(config, run, net, state, row, logs, scores, monitor, class_nam
     }
     state.history.append(row)
     log.info("%s", ", ".join(f"{k} {v:.4g}" if v % 1 else f"{k} {v:.0f}" for k, v in row.items()))
-    score = scores.get(monitor)
+    score = scores.get(state.monitor)
     if state.best is None or (score is not None and score > state.best):
         state.best = score
         with averaged(optimizer):

@@ -81,13 +81,16 @@ def check_views(
     Raises:
         RunError: With the first such image.
     """
-    norms = np.linalg.norm(embeddings, axis=1) if model.name == VIEWS else np.ones(len(rows))
-    for row, norm in zip(rows.tolist(), norms, strict=True):
-        if norm < 0.999:
-            raise RunError(
-                f"{samples.title(row)}: expected views whose embeddings do not cancel, got a mean "
-                f"of norm {norm:.2g} after normalisation; the weights may be untrained or broken"
-            )
+    if model.name != VIEWS:
+        return
+    norms = np.linalg.norm(embeddings, axis=1)
+    if norms.min() < 0.999:
+        i = int(np.flatnonzero(norms < 0.999)[0])
+        raise RunError(
+            f"{samples.title(int(rows[i]))}: expected views whose embeddings do not cancel, got a "
+            f"mean of norm {norms[i]:.2g} after normalisation; the weights may be untrained or "
+            "broken"
+        )
 
 
 # (top, left) of crops, 0 to 1 of the room there is.

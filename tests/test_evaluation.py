@@ -14,10 +14,12 @@ from conftest import EMOJI_MINI, randomize
 import keras_featx
 from keras_featx import dump_config, models, reranking
 from keras_featx.data.samples import Samples
+from keras_featx.doctor.options import of_config as doctor_lists
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import measure
 from keras_featx.evaluation_data import as_pair, load_eval_samples
+from keras_featx.packing import pack_config
 from keras_featx.sections import PreprocessSection
 from keras_featx.training_data import load_training_data
 
@@ -163,6 +165,15 @@ def test_every_named_set_is_measured(tiny, extractor):
         "DataLoader.Eval.Sets: expected one pair here, got ['forth', 'back']; choose one with "
         "DataLoader.Eval.use"
     )
+
+
+def test_commands_of_one_pair_ask_which(tiny, tmp_path):
+    config = two_sets(tiny)
+    for command in (doctor_lists, lambda config: pack_config(config, tmp_path / "packed")):
+        with pytest.raises(ConfigError, match=r"^DataLoader.Eval.Sets: expected one pair here"):
+            command(config)
+    one = two_sets(tiny, "DataLoader.Eval.use=back")
+    assert doctor_lists(one)["query"].args["cls_label_path"].endswith("gallery_list.txt")
 
 
 def test_errors_name_the_set(tiny, extractor, tmp_path):

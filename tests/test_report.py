@@ -210,6 +210,20 @@ def test_an_earlier_epoch_that_was_better_is_named(lists, tmp_path):
     ) in said
 
 
+def test_the_epoch_that_is_kept_is_that_of_the_monitored_figure(lists, tmp_path):
+    tree = {
+        "DataLoader": {"Train": {"dataset": {"name": "Given"}}},
+        "Metric": {"monitor": "second/map"},
+    }
+    config = from_dict(tree)
+    sets = {name: evaluation(config, *lists, noise=2.0) for name in ("first", "second")}
+    history = [dict(row) for row in HISTORY]
+    history[1] |= {"first/recall@1": 0.99, "second/map": 0.01}
+    history[2] |= {"first/recall@1": 0.01, "second/map": 0.987}
+    said = Page(written(tmp_path, config=config, sets=sets, history=history)).said
+    assert "Epoch 3 had mAP of second 98.7 % and is kept in best_model" in said
+
+
 def test_several_sets_have_a_part_each(lists, tmp_path):
     config = from_dict({"DataLoader": {"Train": {"dataset": {"name": "Given"}}}})
     easy, hard = (evaluation(config, *lists, noise=noise) for noise in (0.1, 3.0))

@@ -178,6 +178,23 @@ def test_resuming_keeps_the_best_metric(tiny, trained, tmp_path):
     assert (tmp_path / "run/best_model/weights.npz").read_bytes() == before
 
 
+def test_resuming_goes_on_with_the_figure_that_chose_the_best_model(tiny, trained):
+    latest = trained / "latest"
+    arrays_, meta = weights.read_arrays(latest / "weights.npz")
+    assert meta["monitor"] == ""  # nothing was evaluated
+    weights.write_arrays(latest / "weights.npz", arrays_, {**meta, "monitor": "recall@1"})
+    with pytest.raises(ConfigError) as error:
+        train(tiny("epochs=2", f"checkpoint={latest}", "Metric.monitor=map"))
+    assert str(error.value) == (
+        f"Metric.monitor: expected 'recall@1', by which the run of {latest} has chosen its "
+        "best_model, got 'map'"
+    )
+    del meta["monitor"]  # as earlier versions wrote it
+    weights.write_arrays(latest / "weights.npz", arrays_, meta)
+    assert train(tiny("epochs=2", f"checkpoint={latest}", "Metric.monitor=map"))["epoch"] == 2
+    assert weights.read_arrays(latest / "weights.npz")[1]["monitor"] == "map"
+
+
 def test_resuming_a_finished_run_changes_nothing_but_says_what_differs(tiny, trained, caplog):
     before = arrays(trained / "latest")
     changed = "DataLoader.Train.sampler.batch_size=8"

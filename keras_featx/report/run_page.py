@@ -9,7 +9,7 @@ from typing import Any
 from keras_featx.config import dump_config
 from keras_featx.data import outputs
 from keras_featx.data.samples import Samples
-from keras_featx.evaluation import Evaluation
+from keras_featx.evaluation import Evaluation, figure_to_monitor, figures
 from keras_featx.report import run_facts, set_charts, set_page
 from keras_featx.report.charts import range_bar
 from keras_featx.report.page import document, text
@@ -144,15 +144,15 @@ def _state(config: Config, history, sets: Mapping[str, Evaluation]) -> str:
     """Which weights the page is about."""
     if not history:
         return f"Weights: {config.Global.pretrained_model or 'as given'}."
-    name, found = next(iter(sets.items()))
-    first = next(iter(found.result.per_query))
-    key = f"{name}/{first}" if name else first
+    key = figure_to_monitor(config.Metric, sets, config.Metric.monitor)
+    shown = figures({name: found.result for name, found in sets.items()})[key]
     last = f"Shown is epoch {history[-1]['epoch']}, the last."
     measured = [row for row in history[:-1] if isinstance(row.get(key), int | float)]
     best = max(measured, key=lambda row: row[key], default=None)
-    if best is None or best[key] <= found.result[first]:
+    if best is None or best[key] <= shown:
         return last
-    title = metric_words(first)[0]
+    name, _, metric = key.rpartition("/")
+    title = metric_words(metric)[0] + (f" of {name}" if name else "")
     return (
         f"{last} Epoch {best['epoch']} had {title} {figure(best[key])} and is kept in best_model; "
         "as these queries chose it, that figure flatters."
