@@ -34,6 +34,7 @@ LAYERS = [
         "serving.options",
         "client",
     ],
+    ["serving.bodies"],
     ["data.files", "data.records", "data.examples", "progress", "search"],
     ["data.outputs", "matching", "serving.instances", "serving.gallery"],
     ["serving.descriptions"],

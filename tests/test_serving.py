@@ -1,6 +1,8 @@
 """Serving: the same numbers as Keras', whatever is asked at once; faults are answers, not hangs."""
 
 import base64
+import contextlib
+import dataclasses
 import http.client
 import json
 import socket
@@ -188,10 +190,11 @@ def test_a_bomb_is_refused_by_its_header(served, name, monkeypatch):
     data, pixels = BOMBS[name]
     assert len(data) < 200_000
 
-    def decode(self, *arguments):
+    def decode(data):
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(embedder.Embedder, "embed_pixels", decode)
+    embedders = served.service.embedders
+    monkeypatch.setitem(embedders, 1, dataclasses.replace(embedders[1], decode=decode))
     tracemalloc.start()
     status, sentence = served.error({"instances": [b64(data)]})
     peak = tracemalloc.get_traced_memory()[1]
@@ -361,6 +364,30 @@ def test_too_much_is_refused(served):
     )  # fmt: skip
 
 
+def test_bodies_of_many_requests_have_a_bound_together(export):
+    """Senders that stop halfway, and one more."""
+    with serving(export[0], Limits(body=1000)) as server, contextlib.ExitStack() as stack:
+        senders = []
+        for _ in range(4):
+            sender = stack.enter_context(socket.create_connection((server.host, server.port)))
+            sender.sendall(b"POST /v1/models/embedder:predict HTTP/1.1\r\nHost: x\r\n"
+                           b"Content-Length: 1000\r\n\r\n" + b" " * 999)  # fmt: skip
+            senders.append(sender)
+        for _ in range(500):
+            if server.service.bodies.held == 3996:
+                break
+            time.sleep(0.01)
+        status, headers, text = server.call("POST", PREDICT, b"     ")
+        assert status == 503 and headers["retry-after"] == "1"
+        assert json.loads(text)["error"] == (
+            "Too many bodies: 3996 of at most 4000 bytes in memory; try again"
+        )
+        senders[0].sendall(b" ")
+        assert senders[0].recv(12) == b"HTTP/1.1 400"
+        assert server.error(b"     ")[0] == 400
+        assert server.service.bodies.held == 2997
+
+
 def _chunked(served, chunks):
     connection = http.client.HTTPConnection(served.host, served.port, timeout=30)
     connection.request("POST", PREDICT, chunks, encode_chunked=True,
@@ -484,4 +511,5 @@ def test_other_addresses(served):
     assert error("POST", "/v1/models/embedder:regress", {"examples": [{}]})[1].startswith(
         "No regression inputs found in SignatureDef: "
     )
+    assert served.call("HEAD", "/healthz")[::2] == (200, b"")
     assert served.call("GET", "/V1/MODELS/%65mbedder?x=1")[0] == 200

@@ -27,8 +27,6 @@ _PREDICT = re.compile(rf"{_PLACE}:(classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(rf"{_PLACE}(/metadata)?", re.IGNORECASE)
 # A body whose reading, and images whose writing, would hold up all other requests.
 _LARGE_BODY, _MANY_ROWS = 2**18, 4
-# What is still read of a body that is refused, so that its sender sees the answer.
-_DRAIN = 2**27
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
@@ -70,14 +68,14 @@ def find_handler(method: str, path: str) -> tuple[str, Handler]:
             return "predict", partial(_predict, place=match.groups())
         if path == "/v1/search":
             return "search", _search
+    if method in ("GET", "HEAD") and path in _PLAIN:
+        return path[1:], _PLAIN[path]
     if method == "GET":
         if match := _STATUS.fullmatch(path):
             *place, wanted_metadata = match.groups()
             if wanted_metadata:
                 return "metadata", partial(_metadata, place=place)
             return "status", partial(_status, place=place)
-        if path in _PLAIN:
-            return path[1:], _PLAIN[path]
     return "other", _malformed
 
 
@@ -118,10 +116,10 @@ async def _metadata(service: Service, request: Request, place: Sequence) -> Resp
 async def _predict(service: Service, request: Request, place: Sequence) -> Response:
     *place, method = place
     deadline = _deadline(service)
-    body = await _body(service, request, deadline)
-    large, place = len(body) > _LARGE_BODY, _words(place)
-    what, embedder = await _aside(large, _read, service, body, place, method)
-    rows = await _embed(service, embedder, what, deadline)
+    async with service.bodies.read(request, deadline) as body:
+        large, place = len(body) > _LARGE_BODY, _words(place)
+        what, embedder = await _aside(large, _read, service, body, place, method)
+        rows = await _embed(service, embedder, what, deadline)
     write = json_text.predictions if what.rows else json_text.outputs
     return _json(await _aside(len(rows) > _MANY_ROWS, write, rows))
 
@@ -147,9 +145,9 @@ async def _search(service: Service, request: Request) -> Response:
     if gallery is None:
         raise Refused(404, "No gallery is served: start with --gallery FILE.npz")
     deadline = _deadline(service)
-    body = await _body(service, request, deadline)
-    what, k = await _aside(len(body) > _LARGE_BODY, _read_search, service, body)
-    rows = await _embed(service, service.newest, what, deadline)
+    async with service.bodies.read(request, deadline) as body:
+        what, k = await _aside(len(body) > _LARGE_BODY, _read_search, service, body)
+        rows = await _embed(service, service.newest, what, deadline)
     (found,) = await _done(service, [lambda: gallery.search(rows, k)], deadline)
     return _json(json.dumps({"results": found}).encode())
 
@@ -193,45 +191,6 @@ async def _done(service: Service, tasks: Sequence[Callable], deadline: float) ->
 
 def _deadline(service: Service) -> float:
     return asyncio.get_running_loop().time() + service.options.limits.timeout
-
-
-async def _body(service: Service, request: Request, deadline: float) -> bytes:
-    most = service.options.limits.body
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise Refused(415, f"Content-Encoding: expected none, got {encoding}")
-    told = request.headers.get("content-length")
-    parts: list[bytes] = []
-    size = int(told or 0)  # h11 has refused what is no number
-    try:
-        async with asyncio.timeout_at(deadline):
-            if size <= most:
-                size = 0
-                async for part in request.stream():
-                    size += len(part)
-                    if size > most:
-                        break
-                    parts.append(part)
-            if size <= most:
-                return b"".join(parts)
-            parts.clear()
-            await _drain(request)
-    except TimeoutError:
-        if size <= most:
-            limit = service.options.limits.timeout
-            raise Refused(408, f"The body did not arrive within {limit:g} s") from None
-    raise Refused(413, f"Expected a body of at most {most} bytes, got {told or 'more'}")
-
-
-async def _drain(request: Request) -> None:
-    """Read on and forget: a connection closed on a sender makes it miss the answer."""
-    if request.headers.get("expect"):  # it has sent nothing yet
-        return
-    left = _DRAIN
-    async for part in request.stream():
-        left -= len(part)
-        if left < 0:
-            return
 
 
 async def _aside(aside: bool, function: Callable, *arguments):

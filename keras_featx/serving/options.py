@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_featx.errors import ConfigError
+from keras_featx.search_backends import cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class Limits:
     """What one request may ask for, and how long it may take.
 
     Attributes:
-        body: Bytes of a request's body.
+        body: Bytes of a request's body; of all requests at once, four times as many.
         images: Images of a request.
         pixels: Of an image, by its header, before anything of it is decoded.
         queue: Images of all requests that wait for a worker.
@@ -27,6 +28,11 @@ class Limits:
     pixels: int = 50_000_000
     queue: int = 256
     timeout: float = 30.0
+
+    @property
+    def bodies(self) -> int:
+        """Bytes of the bodies of all requests at once."""
+        return 4 * self.body
 
     def check(self) -> None:
         """Refuse limits under which nothing could be answered."""
@@ -71,7 +77,7 @@ class Options:
     labels: dict[str, int] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8501
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    threads: int = field(default_factory=cores)
     gallery: str | os.PathLike | None = None
     limits: Limits = field(default_factory=Limits)
 

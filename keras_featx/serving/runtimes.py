@@ -63,6 +63,10 @@ def _embedding_size(path: Path, network: Network, image_size: tuple[int, int]) -
         raise RunError(
             f"{path}: expected an embedding of an image: {str(error).splitlines()[0]}"
         ) from None
+    if found.ndim != 1:
+        raise RunError(
+            f"{path}: expected output {EMBEDDING} of shape [1, size], got {[1, *found.shape]}"
+        )
     norm = float(np.linalg.norm(found))
     if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN is refused too
         raise RunError(f"{path}: expected embeddings of norm 1, got {norm:.3g}")

@@ -5,6 +5,7 @@ import logging
 import math
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,8 +138,11 @@ def run(app: Callable, listener: socket.socket, timeout: float) -> None:
         ws="none",
         timeout_graceful_shutdown=math.ceil(timeout) + 1,
     )
-    # uvicorn raises the signal once more when it is done; by then it has been obeyed.
-    before = {one: signal.signal(one, _obeyed) for one in (signal.SIGINT, signal.SIGTERM)}
+    # uvicorn raises the signal once more when it is done; by then it has been obeyed. Only the main
+    # thread is told of signals.
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {one: signal.signal(one, _obeyed) for one in signals}
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from keras_featx.serving.bodies import Bodies
 from keras_featx.serving.embedder import Embedder
 from keras_featx.serving.gallery import Gallery
 from keras_featx.serving.metrics import Metrics
@@ -20,6 +21,7 @@ class Service:
         gallery: To search in, or ``None``.
         workers: Threads.
         metrics: Numbers.
+        bodies: Of requests, in memory.
     """
 
     options: Options
@@ -27,6 +29,7 @@ class Service:
     gallery: Gallery | None
     workers: Workers
     metrics: Metrics
+    bodies: Bodies
 
     @property
     def newest(self) -> Embedder:
@@ -82,4 +85,5 @@ def make_service(
     """Start the workers."""
     metrics = Metrics(lambda: workers.waiting)
     workers = Workers(options.threads, options.limits.queue, metrics.image_seconds.observe)
-    return Service(options, embedders, gallery, workers, metrics)
+    bodies = Bodies(options.limits)
+    return Service(options, embedders, gallery, workers, metrics, bodies)
