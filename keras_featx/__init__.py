@@ -12,6 +12,7 @@ from keras_featx.config import dump_config, load_config
 from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from keras_featx.client import Client
     from keras_featx.embedding import embed
     from keras_featx.evaluation import evaluate, evaluate_sets
     from keras_featx.exporters import export
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from keras_featx.training import train
 
 _LAZY = {
+    "Client": "keras_featx.client",
     "RetrievalCallback": "keras_featx.monitoring",
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
@@ -42,6 +44,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Client",
     "ConfigError",
     "RetrievalCallback",
     "RunError",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from keras_featx._version import __version__
 from keras_featx.config import apply_overrides, from_dict, load_config, parse_yaml
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.serving import options as serving
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
 The result is one JSON object on the last line of standard output; logs go to standard error."""
@@ -82,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("--draws", type=int, default=7, help="of each; default: %(default)s")
     _add_pack(commands)
     _add_doctor(commands)
+    serve = commands.add_parser("serve", help="answer embeddings over HTTP")
+    serving.add_arguments(serve)
+    serve.set_defaults(command=_serve)
 
     quickstart = commands.add_parser(
         "quickstart", help="the whole path on the images that ship with the package"
@@ -255,6 +259,13 @@ def _export(options) -> dict:
     from keras_featx.exporters import export
 
     return export(config, formats=options.format)
+
+
+def _serve(options) -> dict:
+    chosen = serving.from_arguments(options)
+    from keras_featx.serving.server import serve
+
+    return serve(chosen)
 
 
 def _preview(options) -> dict:

@@ -23,9 +23,21 @@ LAYERS = [
         "labelled",
         "counting",
         "search_backends",
+        "serving",
+        "serving.refusals",
     ],
+    [
+        "serving.json_text",
+        "serving.workers",
+        "serving.runtimes",
+        "serving.metrics",
+        "serving.options",
+        "client",
+    ],
+    ["serving.bodies"],
     ["data.files", "data.records", "data.examples", "progress", "search"],
-    ["data.outputs", "matching"],
+    ["data.outputs", "matching", "serving.instances", "serving.gallery"],
+    ["serving.descriptions"],
     ["components", "metrics", "verification", "schedules", "bmp", "exif", "opencv_resizing"],
     ["augment.common", "augment.operations", "results", "reranking", "paddle_protocol"],
     ["neighbours"],
@@ -46,7 +58,11 @@ LAYERS = [
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
     ["data.labels", "data.faults"],
     ["data.lists", "data.shards", "data.encoding"],
-    ["doctor.headers", "doctor.alignment", "doctor.findings"],
+    ["doctor.headers", "doctor.alignment", "doctor.findings", "serving.folders"],
+    ["serving.headers"],
+    ["serving.embedder"],
+    ["serving.service"],
+    ["serving.app", "serving.server"],
     ["doctor.options", "doctor.labels", "doctor.words"],
     ["heads.softmax", "losses.layers", "data.tables", "data.folders", "data.memory"],
     ["data.indexing", "data.packed", "data.pack_plan", "data.pack_shards"],
@@ -99,6 +115,7 @@ FRAMEWORK_FREE += [
     "retrieval",
     "neighbours",
 ]
+FRAMEWORK_FREE += ["client", "serving.options", "serving.folders", "serving.json_text"]
 FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]

@@ -4,14 +4,17 @@ Blocks run in order in a folder that looks like a clone. Left out are only insta
 before) and the test command itself.
 """
 
+import contextlib
 import doctest
 import importlib
 import json
 import os
 import pkgutil
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -29,7 +32,12 @@ def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "tools", "keras_featx"):
         (folder / name).symlink_to(ROOT / name)
-    return folder
+    yield folder
+    for file in folder.glob("output/*.pid"):  # of servers, should a page not get to their end
+        number = int(file.read_text())
+        with contextlib.suppress(OSError):
+            if b"keras_featx.cli" in Path(f"/proc/{number}/cmdline").read_bytes():
+                os.kill(number, signal.SIGKILL)
 
 
 def shell_lines(block):

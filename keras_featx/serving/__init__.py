@@ -1,0 +1,1 @@
+"""Embeddings over HTTP, in the words of TensorFlow Serving's REST interface."""
