@@ -31,9 +31,9 @@ import tensorflow as tf  # noqa: E402
 import keras_featx  # noqa: E402
 from keras_featx.config import dump_config, from_dict  # noqa: E402
 from keras_featx.models import build_extractor  # noqa: E402
+from keras_featx.runtimes import open_networks  # noqa: E402
 from keras_featx.serving.embedder import make_embedder  # noqa: E402
 from keras_featx.serving.folders import find_artefacts  # noqa: E402
-from keras_featx.serving.runtimes import open_networks  # noqa: E402
 
 CLIENTS = (1, 8, 32)
 FILES, WARM_UP = 64, 32

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keras_featx.embedding import embed
     from keras_featx.evaluation import evaluate, evaluate_sets
     from keras_featx.exporters import export
+    from keras_featx.exporters.verify import verify
     from keras_featx.models import (
         build_classifier,
         build_model,
@@ -41,6 +42,7 @@ _LAZY = {
     "predict": "keras_featx.prediction",
     "retrieval_metrics": "keras_featx.retrieval",
     "train": "keras_featx.training",
+    "verify": "keras_featx.exporters.verify",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "predict",
     "retrieval_metrics",
     "train",
+    "verify",
 ]
 
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from keras_featx._version import __version__
 from keras_featx.config import apply_overrides, from_dict, load_config, parse_yaml
+from keras_featx.doctor import options as doctor
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.export_section import FORMATS
 from keras_featx.serving import options as serving
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
@@ -66,10 +68,20 @@ def parser() -> argparse.ArgumentParser:
         help="write report.html, evaluation.json and evaluation_queries.csv, a row for each query, "
         "there (of DataLoader.Eval.Sets: evaluation_NAME.json and so on)",
     )
-    export = _with_config(commands, "export", _export, "write a SavedModel and a .tflite")
+    export = _with_config(commands, "export", _export, "write the extractor for other runtimes")
     export.add_argument(
-        "--format", action="append", metavar="NAME", help="saved_model or tflite; both if absent"
+        "--format", action="append", metavar="NAME", help=f"one of {', '.join(FORMATS)}; "
+        "repeatable (default: Export.formats of the config)",
+    )  # fmt: skip
+    export.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace an export that is there"
     )
+    verify = commands.add_parser("verify", help="open an export again and compare it with Keras")
+    verify.add_argument("folder", metavar="FOLDER")
+    verify.add_argument(
+        "--weights", metavar="NAME_OR_FOLDER", help="measure Recall@1 again, with Keras beside it"
+    )
+    verify.set_defaults(command=_verify)
     predict = _with_config(commands, "predict", _predict, "embed images", required=False)
     predict.add_argument("image", nargs="+", metavar="IMAGE_OR_FOLDER")
     predict.add_argument(
@@ -82,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
     preview.add_argument("--samples", type=int, default=8, help="default: %(default)s")
     preview.add_argument("--draws", type=int, default=7, help="of each; default: %(default)s")
     _add_pack(commands)
-    _add_doctor(commands)
+    doctor.add_arguments(
+        _with_config(commands, "doctor", _doctor, "check a data set before training", False)
+    )
     serve = commands.add_parser("serve", help="answer embeddings over HTTP")
     serving.add_arguments(serve)
     serve.set_defaults(command=_serve)
@@ -140,54 +154,6 @@ def _add_pack(commands) -> None:
     )
     pack.add_argument(
         "--lossless", action="store_true", help="shrunk images that were PNG stay PNG"
-    )
-
-
-def _add_doctor(commands) -> None:
-    doctor = _with_config(commands, "doctor", _doctor, "check a data set before training", False)
-    doctor.epilog = (
-        "exit status: 0 checked, whatever was found (1 with --strict, if it would stop or spoil "
-        "training or evaluation); docs/doctor.md"
-    )
-    for part in ("train", "query", "gallery"):
-        doctor.add_argument(f"--{part}", metavar="LIST_OR_FOLDER", help="in place of the config's")
-    doctor.add_argument(
-        "--image-root", metavar="FOLDER", help="of the paths of lists (default: that of the list)"
-    )
-    doctor.add_argument(
-        "--dataset-name", metavar="NAME", help="of the lists, such as VeriWild (default: CSV for "
-        "*.csv, else ImageNetDataset; ClassFolders for folders)",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--set", dest="arguments", action="append", default=[], metavar="KEY=VALUE",
-        help="a further argument of the lists, such as delimiter=,; repeatable",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--model", metavar="NAME_OR_FOLDER", help="weights to look for wrong labels with (default: "
-        "Global.pretrained_model of the config)",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--small", type=int, metavar="PIXELS", help="a shorter side is very small (default: a "
-        "quarter of the config's image size, else 32)",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--large", type=float, default=50.0, metavar="MEGAPIXELS",
-        help="more is very large (default: %(default)g)",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--output", default="doctor", metavar="FOLDER",
-        help="for doctor.html and doctor.json (default: %(default)s)",
-    )  # fmt: skip
-    doctor.add_argument(
-        "--write-clean", action="store_true", help="write cleaned lists beside the old ones"
-    )
-    doctor.add_argument(
-        "--also", default="", metavar="KINDS", help="leave these out, too: near_duplicates,..."
-    )
-    doctor.add_argument("--keep", default="", metavar="KINDS", help="do not leave these out")
-    doctor.add_argument("--force", action="store_true", help="overwrite cleaned lists")
-    doctor.add_argument(
-        "--strict", action="store_true", help="exit 1 if training would be stopped or spoilt"
     )
 
 
@@ -257,8 +223,20 @@ def _evaluate(options) -> dict:
 def _export(options) -> dict:
     config = load_config(options.config, options.override)
     from keras_featx.exporters import export
+    from keras_featx.exporters.card import table
 
-    return export(config, formats=options.format)
+    result = export(config, formats=options.format, overwrite=options.overwrite)
+    print(table(result["variants"]), file=sys.stderr)
+    return {k: v for k, v in result.items() if k != "variants"}
+
+
+def _verify(options) -> dict:
+    from keras_featx.exporters.card import table
+    from keras_featx.exporters.verify import verify
+
+    result = verify(options.folder, options.weights)
+    print(table(result["variants"]), file=sys.stderr)
+    return result
 
 
 def _serve(options) -> dict:

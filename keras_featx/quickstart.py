@@ -20,6 +20,7 @@ from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed
 from keras_featx.evaluation import measure
 from keras_featx.evaluation_data import load_eval_samples
+from keras_featx.export_section import EXACT
 from keras_featx.exporters import export
 from keras_featx.report import plots
 from keras_featx.search import nearest
@@ -76,7 +77,8 @@ def quickstart(
     embeddings = [embed(extractor, s, config.Arch.Preprocess) for s in (query, gallery)]
     result = measure(config.Metric, query, gallery, *embeddings)
     others = _baselines(config, query, gallery)
-    exported = export(tuned, extractor)
+    exported = export(tuned, extractor, overwrite=True)
+    exported = {key: exported[key] for key in (*EXACT, "largest_difference", "images")}
 
     answers = _answers(query, gallery, *embeddings)
     history = weights.read_arrays(run / "latest" / weights.WEIGHTS)[1]["history"]

@@ -9,6 +9,7 @@ from typing import Literal
 from keras_featx.components import Component, part
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation_sections import EvalSection, MetricSection
+from keras_featx.export_section import ExportSection
 from keras_featx.optimizer_section import EMASection, OptimizerSection
 
 
@@ -251,6 +252,7 @@ class Config:
     EMA: EMASection | None = None
     DataLoader: DataLoaderSection = field(default_factory=DataLoaderSection)
     Metric: MetricSection = field(default_factory=MetricSection)
+    Export: ExportSection = field(default_factory=ExportSection)
 
 
 def _at_least(path: str, key: str, value: int, least: int) -> None:

@@ -27,7 +27,7 @@ def export_folder(folder, seed=0, *overrides):
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(folder, *overrides)
     model = randomize(models.build_extractor(config.Arch), seed)
-    litert.save(model, config.Arch.Preprocess, folder / "model.tflite")
+    litert.save(model, folder / "model.tflite")
     (folder / "config.yaml").write_text(dump_config(config))
     return config, model
 

@@ -29,7 +29,7 @@ LAYERS = [
     [
         "serving.json_text",
         "serving.workers",
-        "serving.runtimes",
+        "runtimes",
         "serving.metrics",
         "serving.options",
         "client",
@@ -50,7 +50,7 @@ LAYERS = [
         "augment.erasing",
         "augment.policies",
     ],
-    ["optimizer_section", "evaluation_sections", "decoding"],
+    ["optimizer_section", "evaluation_sections", "export_section", "decoding"],
     ["sections"],
     ["config", "resizing", "ranking"],
     ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
@@ -88,7 +88,7 @@ LAYERS = [
     ["report.doctor_page", "report.charts", "report.wording", "doctor.clean"],
     ["views"],
     ["embedding", "evaluation_data"],
-    ["checkpoints", "evaluation", "exporters.graph"],
+    ["checkpoints", "evaluation", "exporters.graph", "exporters.warmup", "exporters.deploy"],
     ["monitoring", "report.panels", "report.spread"],
     ["report.views"],
     ["report.set_page", "report.set_charts", "report.run_facts"],
@@ -97,8 +97,11 @@ LAYERS = [
     ["doctor.contents", "doctor.thumbnails"],
     ["doctor.copies"],
     ["doctor.checkup"],
-    ["exporters.saved_model", "exporters.litert", "exporters.verify", "prediction"],
-    ["exporters", "training_data", "packing"],
+    ["exporters.saved_model", "exporters.litert", "exporters.onnx_file", "exporters.gate"],
+    ["exporters.quantize", "exporters.measuring", "prediction"],
+    ["exporters.card"],
+    ["exporters.writing"],
+    ["exporters", "exporters.verify", "training_data", "packing"],
     ["training", "preview"],
     ["quickstart"],
     ["cli"],
@@ -115,7 +118,13 @@ FRAMEWORK_FREE += [
     "retrieval",
     "neighbours",
 ]
-FRAMEWORK_FREE += ["client", "serving.options", "serving.folders", "serving.json_text"]
+FRAMEWORK_FREE += [
+    "export_section",
+    "client",
+    "serving.options",
+    "serving.folders",
+    "serving.json_text",
+]
 FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]

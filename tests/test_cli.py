@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,8 +64,22 @@ def test_train_resume_eval_export_predict_by_the_tools(config_file, tmp_path):
     exported = run("tools/export_model.py", "-c", config_file, "-o", best)
     assert exported.returncode == 0, exported.stderr
     written = json.loads(exported.stdout)
-    assert written["largest_difference"] < 1e-4 and written["images"] == 8
-    assert sorted(p.name for p in (out / "inference").iterdir()) == ["model.tflite", "saved_model"]
+    assert written["largest_difference"] < 1e-4 and written["images"] == 8 + 3
+    assert {Path(written[name]).name for name in ("saved_model", "tflite", "onnx")} == {
+        "1", "model.tflite", "model.onnx",
+    }  # fmt: skip
+    assert f"| onnx | 1.0000000 | {100 * scores['recall@1']:.2f} % | 100.0 % |" in exported.stderr
+    again = run("tools/export_model.py", "-c", config_file, "-o", best)
+    assert again.returncode == 2 and again.stderr.splitlines()[-1] == (
+        f"error: {out / 'inference'}: expected no export there, as none is overwritten unless "
+        "Export.overwrite is true (--overwrite)"
+    )
+    verified = run(
+        "-m", "keras_featx.cli", "verify", out / "inference", "--weights", out / "best_model"
+    )
+    assert verified.returncode == 0, verified.stderr
+    found = json.loads(verified.stdout)["variants"]["tflite"]
+    assert found["recall@1"] == pytest.approx(scores["recall@1"])
 
     for name in ("features.npz", "features.jsonl"):
         predicted = run(

@@ -369,7 +369,7 @@ def test_a_network_without_unit_norm_is_refused(tmp_path, capsys):
     dead = randomize(models.build_extractor(config.Arch))
     dead.get_layer("neck").kernel.assign(np.zeros((32, 16)))
     dead.get_layer("neck").bias.assign(np.zeros(16))
-    litert.save(dead, config.Arch.Preprocess, tmp_path / "model.tflite")
+    litert.save(dead, tmp_path / "model.tflite")
     (tmp_path / "config.yaml").write_text(dump_config(config))
     # By how the runtime divides by a norm of zero: 0 or nan.
     assert refused(capsys, 1, tmp_path).startswith(

@@ -1,6 +1,7 @@
 """Averages over views against float64 NumPy, in evaluation and in exports."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import measure_sets
 from keras_featx.evaluation_data import load_eval_samples, load_eval_sets
 from keras_featx.evaluation_sections import MetricSection, ViewsSection
-from keras_featx.exporters import verify
+from keras_featx.exporters import gate
 from keras_featx.sections import PreprocessSection
 from keras_featx.views import with_views
 
@@ -273,8 +274,10 @@ def test_exports_average_too(tiny, small):
     signature = tf.saved_model.load(result["saved_model"]).signatures["serving_default"]
     data = tf.constant([open(path, "rb").read() for path in PICTURES])
     np.testing.assert_allclose(signature(image_bytes=data)["embedding"], expected, atol=2e-5)
-    found = verify.tflite(result["tflite"], PICTURES, (32, 32), config.Arch.Preprocess)
-    np.testing.assert_allclose(found["serving_default"], expected, atol=2e-5)
+    pixels = gate.load_probes(data.numpy(), config.Arch)
+    for name in ("tflite", "onnx"):
+        variant = gate.open_variant(name, Path(result[name]), (32, 32))
+        np.testing.assert_allclose(variant.from_pixels(pixels), expected, atol=2e-5)
 
 
 def test_several_devices_embed_with_views(small, tmp_path):

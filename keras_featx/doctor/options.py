@@ -63,6 +63,47 @@ class Options:
     cleaning: Cleaning | None = None
 
 
+def add_arguments(command) -> None:
+    """The arguments of ``keras-featx doctor``, for an ``argparse`` parser that has ``-c``."""
+    add = command.add_argument
+    command.epilog = (
+        "exit status: 0 checked, whatever was found (1 with --strict, if it would stop or spoil "
+        "training or evaluation); docs/doctor.md"
+    )
+    for part in ("train", "query", "gallery"):
+        add(f"--{part}", metavar="LIST_OR_FOLDER", help="in place of the config's")
+    add("--image-root", metavar="FOLDER", help="of the paths of lists (default: that of the list)")
+    add(
+        "--dataset-name", metavar="NAME", help="of the lists, such as VeriWild (default: CSV for "
+        "*.csv, else ImageNetDataset; ClassFolders for folders)",
+    )  # fmt: skip
+    add(
+        "--set", dest="arguments", action="append", default=[], metavar="KEY=VALUE",
+        help="a further argument of the lists, such as delimiter=,; repeatable",
+    )  # fmt: skip
+    add(
+        "--model", metavar="NAME_OR_FOLDER", help="weights to look for wrong labels with (default: "
+        "Global.pretrained_model of the config)",
+    )  # fmt: skip
+    add(
+        "--small", type=int, metavar="PIXELS", help="a shorter side is very small (default: a "
+        "quarter of the config's image size, else 32)",
+    )  # fmt: skip
+    add(
+        "--large", type=float, default=50.0, metavar="MEGAPIXELS",
+        help="more is very large (default: %(default)g)",
+    )  # fmt: skip
+    add(
+        "--output", default="doctor", metavar="FOLDER",
+        help="for doctor.html and doctor.json (default: %(default)s)",
+    )  # fmt: skip
+    add("--write-clean", action="store_true", help="write cleaned lists beside the old ones")
+    add("--also", default="", metavar="KINDS", help="leave these out, too: near_duplicates,...")
+    add("--keep", default="", metavar="KINDS", help="do not leave these out")
+    add("--force", action="store_true", help="overwrite cleaned lists")
+    add("--strict", action="store_true", help="exit 1 if training would be stopped or spoilt")
+
+
 def from_arguments(arguments) -> tuple[dict[str, Component], Options]:
     """Lists and options of the command line, checked as far as can be without reading a list."""
     config = load_config(arguments.config, arguments.override) if arguments.config else None

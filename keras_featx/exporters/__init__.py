@@ -3,16 +3,16 @@
 (Named so, as a package called `export` would hide the function `keras_featx.export`.)
 """
 
+import dataclasses
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_featx.errors import ConfigError
+from keras_featx.export_section import FORMATS
 from keras_featx.sections import Config
 
-FORMATS = ("saved_model", "tflite")
 EXAMPLES = Path(__file__).parent.parent / "assets" / "emoji_mini"
 
 log = logging.getLogger(__name__)
@@ -23,88 +23,79 @@ def export(
     model=None,
     formats: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
+    overwrite: bool | None = None,
 ) -> dict[str, Any]:
-    """Write a SavedModel and a .tflite, open both again and compare them with Keras.
+    """Write artefacts, open each again, compare it with Keras, and only then keep them.
 
     Args:
-        config: ``Global.save_inference_dir`` (or ``output_dir/inference``) says where.
+        config: ``Export`` says what and how; ``Global.save_inference_dir`` (or
+            ``output_dir/inference``) says where.
         model: The extractor; built from the config (with ``Global.pretrained_model``) if absent.
-        formats: Of ``saved_model`` and ``tflite``; both if absent.
+        formats: In place of ``Export.formats``.
         images: Image files to compare on; by default the first queries of the config, where it
             names some that are there, else pictures that ship with the package.
+        overwrite: In place of ``Export.overwrite``.
 
     Returns:
-        ``{"saved_model": path, "tflite": path, "largest_difference": of any number of an
-        embedding, "images": compared}``.
+        Paths by format (``saved_model``: of its version folder), ``largest_difference`` of any
+        number of an embedding of those that compute as Keras does, ``images`` compared,
+        ``variants``: all figures by format, and ``recall@1`` by format where the config has query
+        and gallery.
 
     Raises:
-        ConfigError: On an unknown format, or without weights.
-        RunError: When an artefact differs from Keras by more than 1e-4.
+        ConfigError: On an unknown format, an export that is there, or without weights.
+        RunError: When an artefact falls short of ``Export.min_cosine`` or
+            ``Export.max_recall_loss``. Nothing is left of it then.
 
     Example:
         >>> import keras_featx
         >>> from keras_featx.quickstart import quickstart_config
         >>> config = quickstart_config("output/example")
-        >>> result = keras_featx.export(config, formats=["tflite"])
+        >>> result = keras_featx.export(config, formats=["tflite"], overwrite=True)
         >>> result["largest_difference"] < 1e-4
         True
     """
-    formats = list(formats or FORMATS)
-    unknown = [f for f in formats if f not in FORMATS]
-    if unknown:
-        raise ConfigError(f"format: expected one of {list(FORMATS)}, got {unknown[0]!r}")
+    section = config.Export
+    if formats is not None:
+        unknown = [f for f in formats if f not in FORMATS]
+        if unknown:
+            raise ConfigError(f"format: expected one of {list(FORMATS)}, got {unknown[0]!r}")
+        section = dataclasses.replace(section, formats=tuple(formats))
+    if overwrite is not None:
+        section = dataclasses.replace(section, overwrite=overwrite)
+    section.check("Export")
+    config = dataclasses.replace(config, Export=section)
     if model is None and not config.Global.pretrained_model:
         raise ConfigError("Global.pretrained_model: expected the weights to export, got null")
-
-    from keras_featx.embedding import embed
-    from keras_featx.exporters import litert, saved_model, verify
-    from keras_featx.models import build_model
-
-    model = model or build_model(config)
-    folder = _folder(config)
-    paths = list(images or _example_images(config))
-    size, preprocess = model.input_shape[1:3], config.Arch.Preprocess
-    expected = embed(model, paths, preprocess)
-    verify.check_unit_norm(expected)
-    writers = {
-        # TensorFlow Serving watches a folder of numbered versions.
-        "saved_model": (folder / "saved_model" / "1", saved_model.save, verify.saved_model),
-        "tflite": (folder / "model.tflite", litert.save, verify.tflite),
-    }
-    result: dict[str, Any] = {}
-    largest = 0.0
-    for name in formats:
-        path, save, run = writers[name]
-        beside = path.with_name(f"{path.name}.tmp")
-        path.parent.mkdir(exist_ok=True)
-        _remove(beside)
-        save(model, preprocess, beside)
-        difference = verify.compare(expected, run(beside, paths, size, preprocess), path)
-        _remove(path)
-        beside.rename(path)
-        log.info("%s: within %.2g of Keras on %d images", path, difference, len(paths))
-        largest = max(largest, difference)
-        result[name] = str(path)
-    return {**result, "largest_difference": largest, "images": len(paths)}
-
-
-def _folder(config: Config) -> Path:
     folder = Path(config.Global.save_inference_dir or Path(config.Global.output_dir) / "inference")
+    check_target(folder, section.overwrite)
+
+    from keras_featx.exporters import writing
+
+    return writing.write_export(config, model, folder, list(images or _example_images(config)))
+
+
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, or that holds something else than an export."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(
+            f"Global.save_inference_dir: expected a folder that can be written, got {str(folder)!r}"
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise ConfigError(
+                f"{folder}: expected no export there, as none is overwritten unless "
+                "Export.overwrite is true (--overwrite)"
+            )
+        if not any((folder / name).exists() for name in ("parity.json", "saved_model")):
+            raise ConfigError(f"{folder}: expected an export to overwrite, got other files")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"Global.save_inference_dir: expected a folder that can be written, got "
             f"{str(folder)!r}: {error.strerror}"
         ) from None
-    return folder
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _example_images(config: Config, count: int = 8) -> list[str]:
@@ -117,7 +108,8 @@ def _example_images(config: Config, count: int = 8) -> list[str]:
         key, pair = next(iter(section.pairs().values()))
         try:
             query = load_samples(pair.Query.dataset, f"{key}.Query.dataset")
-            return query.paths[:count]
+            if query.spans is None and query.pixels is None:
+                return query.paths[:count]
         except ConfigError as error:
             log.info("comparing on the package's own pictures: %s", error)
     found = find_images(EXAMPLES)

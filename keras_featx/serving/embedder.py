@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import images
+from keras_featx.runtimes import Network, Opened
 from keras_featx.sections import PreprocessSection
 from keras_featx.serving.folders import Artefact
 from keras_featx.serving.headers import pixels_of
 from keras_featx.serving.refusals import Refused, invalid
-from keras_featx.serving.runtimes import Network, Opened
 
 
 @dataclass(frozen=True)

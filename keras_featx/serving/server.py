@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.runtimes import open_networks
 from keras_featx.serving.folders import Artefact, choose_labels, find_artefacts
 from keras_featx.serving.gallery import load_gallery
 from keras_featx.serving.options import Options
-from keras_featx.serving.runtimes import open_networks
 
 if TYPE_CHECKING:
     from keras_featx.serving.service import Service

@@ -106,9 +106,13 @@ def _onnx(path: Path, image_size: tuple[int, int]) -> Network:
     _check_names(path, [one.name for one in inputs], [one.name for one in outputs])
     kind = inputs[0].type
     dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(kind, kind)
-    _check_input(path, inputs[0].shape, dtype, image_size)
+    shape = inputs[0].shape
+    channels_first = list(shape[1:]) == [3, *image_size]
+    _check_input(path, [shape[0], *shape[2:], 3] if channels_first else shape, dtype, image_size)
 
     def network(image: np.ndarray) -> np.ndarray:
+        if channels_first:
+            image = image.transpose(2, 0, 1)
         return session.run([EMBEDDING], {IMAGE: image[None].astype(dtype, copy=False)})[0][0]
 
     return network

@@ -1,0 +1,231 @@
+"""Integer form: an extractor that rounds as int8 inference does, calibrated and fine-tuned.
+
+Every tensor of activations is rounded to 256 levels between two bounds, every kernel to 255 levels
+per output channel (arXiv:1712.05877). Bounds come from real images; where that costs too much, the
+network is trained for a while to give the embeddings it gave in float (self-distillation).
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_featx.data import pipeline
+from keras_featx.data.samplers.plain import shuffle
+from keras_featx.data.samples import Samples
+from keras_featx.errors import ConfigError
+from keras_featx.export_section import TuneSection
+from keras_featx.exporters.deploy import POOLING, Projection, deploy_form
+from keras_featx.sections import Config
+
+_BATCH, _BINS = 32, 2048
+
+log = logging.getLogger(__name__)
+
+
+class FakeQuantize(keras.layers.Layer):
+    """Round to 256 levels between two bounds; in training the gradient passes within them.
+
+    It lives while an artefact is made and is never saved.
+    """
+
+    def __init__(self, low: float, high: float, **kwargs):
+        super().__init__(**kwargs)
+        initial = keras.initializers.Constant(np.float32([low, high]))
+        self.bounds = self.add_weight(shape=(2,), initializer=initial, name="bounds")
+
+    def call(self, inputs):
+        low, high = tf.unstack(tf.convert_to_tensor(self.bounds))
+        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def integer_form(
+    extractor: keras.Model, images: np.ndarray, projection: Projection | None = None
+) -> keras.Model:
+    """The deploy form with rounding, its bounds from images.
+
+    Args:
+        extractor: From :func:`keras_featx.build_model`.
+        images: Typical ones, uint8 ``(images, height, width, 3)``.
+        projection: As of :func:`~keras_featx.exporters.deploy.deploy_form`.
+
+    Returns:
+        A functional model; converted to TFLite, its layers compute in integers.
+    """
+    if any(isinstance(layer, keras.Model) for layer in extractor.layers):
+        raise ConfigError("tflite_int8: expected an extractor of one view, got one of several")
+    plain = deploy_form(extractor, projection, basic=True)
+    bounds = _bounds(plain, _rounded_operations(plain), images)
+
+    def follow(operation, *args, **kwargs):
+        result = operation(*args, **kwargs)
+        if operation.name not in bounds:
+            return result
+        return FakeQuantize(*bounds[operation.name], name=f"{operation.name}_rounded")(result)
+
+    return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=follow)
+
+
+def _rounded_operations(model: keras.Model) -> list:
+    """The operations whose result is rounded: up to the maps that are averaged into the feature.
+
+    What follows is a thousandth of the work, and there one number stands for a whole map: rounding
+    cost more Recall than all the rest. It keeps floats.
+    """
+    consumers = _consumers(model)
+    pools = [layer for layer in model.layers if isinstance(layer, POOLING)]
+    last = [pool for pool in pools if not _widens_again(pool, consumers)]
+    wanted, body = [tensor for pool in last for tensor in _inputs(pool)], []
+    for operation in reversed(model.operations):
+        if any(tensor is operation.output for tensor in wanted):
+            body.append(operation)
+            wanted.extend(_inputs(operation))
+    # What moves numbers keeps their bounds; an addition and its ReLU6 are one kernel.
+    moves = (keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten)
+    into_relu6 = [id(operation.input) for operation in body if type(operation).__name__ == "Relu6"]
+    return [o for o in body if not isinstance(o, moves) and id(o.output) not in into_relu6]
+
+
+def _inputs(operation) -> list:
+    if isinstance(operation, keras.layers.InputLayer):
+        return []
+    return keras.tree.flatten(operation.input)
+
+
+def _consumers(model: keras.Model) -> dict[int, list]:
+    """The operations that read a tensor, by its identity."""
+    found: dict[int, list] = {}
+    for operation in model.operations:
+        for tensor in _inputs(operation):
+            found.setdefault(id(tensor), []).append(operation)
+    return found
+
+
+def _widens_again(pool: keras.Layer, consumers: dict[int, list]) -> bool:
+    """Whether a larger map depends on an average, as it does on that of squeeze-and-excitation."""
+    size, ahead = math.prod(pool.output.shape[1:-1]), [pool]
+    while ahead:
+        for reader in consumers.get(id(ahead.pop().output), []):
+            if math.prod(reader.output.shape[1:-1]) > size:
+                return True
+            ahead.append(reader)
+    return False
+
+
+def _bounds(model: keras.Model, operations: list, images: np.ndarray) -> dict[str, tuple]:
+    """Between which bounds each result is rounded best: with the smallest mean square error."""
+    probe = keras.Model(model.input, [operation.output for operation in operations])
+    run = tf.function(lambda batch: probe(tf.cast(batch, tf.float32), training=False))
+    ranges = [(0.0, 0.0)] * len(operations)  # zero must be among the levels: padding is zero
+    counts = np.zeros((len(operations), _BINS), np.int64)
+    ends = np.full((2, *images.shape[1:]), [[[[0]]], [[[255]]]], images.dtype)
+    images = np.concatenate([ends, images])
+    batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+    for batch in batches:
+        for i, values in enumerate(run(batch)):
+            low, high = ranges[i]
+            ranges[i] = (
+                min(low, float(tf.reduce_min(values))),
+                max(high, float(tf.reduce_max(values))),
+            )
+    for batch in batches:
+        for i, values in enumerate(run(batch)):
+            counts[i] += np.histogram(values, _BINS, ranges[i])[0]
+    found = {}
+    for operation, (low, high), count in zip(operations, ranges, counts, strict=True):
+        # Pixels have 256 levels already: all of them, whatever these images hold.
+        pixels = any(tensor is model.input for tensor in keras.tree.flatten(operation.input))
+        found[operation.name] = (low, high) if pixels else _best(low, high, count)
+    return found
+
+
+def _best(low: float, high: float, counts: np.ndarray) -> tuple[float, float]:
+    """The bounds within ``low`` and ``high`` with the smallest error of rounding."""
+    centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
+    shares = np.linspace(0.2, 1, 33)
+    candidates = [
+        (low * a, high * b)
+        for a in (shares if low < 0 else [0.0])
+        for b in (shares if high > 0 else [0.0])
+    ]
+
+    def error(bounds):
+        lower, upper = bounds
+        step = (upper - lower) / 255
+        zero = np.round(lower / step) * step  # as the zero point is a whole number
+        levels = np.clip(np.round((centres - zero) / step), 0, 255) * step + zero
+        return counts @ (levels - centres) ** 2
+
+    return min(candidates, key=error)
+
+
+def finetune(
+    rounded: keras.Model,
+    extractor: keras.Model,
+    batches: Iterable[np.ndarray],
+    steps: int,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Train the integer form to give the embeddings of the float network.
+
+    Args:
+        rounded: From :func:`integer_form`; its weights and bounds change.
+        extractor: The float network.
+        batches: Augmented training images, uint8 ``(batch, height, width, 3)`` each.
+        steps: How many of them to learn from.
+        learning_rate: Relative to the size of each weight; it falls to 0 along a half cosine.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    # Folding leaves kernels of very different sizes: steps must be relative (arXiv:1804.04235).
+    optimizer = keras.optimizers.Adafactor(schedule, relative_step=False)
+    variables = rounded.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function
+    def step(images):
+        images = tf.cast(images, tf.float32)
+        wanted = extractor(images, training=False)
+        with tf.GradientTape() as tape:
+            values = [_rounded_kernel(variable) for variable in variables]
+            found, _ = rounded.stateless_call(values, [], images, training=True)
+            loss = 1 - tf.reduce_mean(tf.reduce_sum(wanted * found, axis=-1))
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    losses = [float(step(batch)) for batch in itertools.islice(batches, steps)]
+    log.info(
+        "fine-tuned for int8: cosine %.4f at the start, %.4f at the end",
+        1 - np.mean(losses[:20]),
+        1 - np.mean(losses[-20:]),
+    )
+
+
+def augmented(config: Config, samples: Samples, section: TuneSection) -> Iterator[np.ndarray]:
+    """Batches of training images, augmented as in training: uint8 each."""
+    order = shuffle(samples, config.Global.seed, batch_size=min(section.batch_size, len(samples)))
+    dataset = pipeline.train_dataset(
+        samples, order, config.Arch, config.DataLoader.Train.dataset.transform_ops,
+        seed=config.Global.seed, first_step=0, last_step=section.steps,
+    )  # fmt: skip
+    return (inputs["image"] for inputs, _ in dataset)
+
+
+def _rounded_kernel(variable: keras.Variable) -> tf.Tensor:
+    """A kernel as int8 inference has it: 255 levels for each output channel."""
+    value = tf.convert_to_tensor(variable)
+    if variable.path.rsplit("/", 1)[-1] != "kernel":
+        return value
+    channels = variable.shape[-1] * (variable.shape[-2] if variable.shape[-1] == 1 else 1)
+    flat = tf.reshape(value, (-1, channels))
+    most = tf.stop_gradient(tf.reduce_max(tf.abs(flat), axis=0))
+    flat = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        flat, -most, most, narrow_range=True
+    )
+    return tf.reshape(flat, variable.shape)
