@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import keras_featx  # noqa: E402
-from keras_featx.config import dump_config, from_dict  # noqa: E402
+from keras_featx.config import from_dict  # noqa: E402
 from keras_featx.models import build_extractor  # noqa: E402
 from keras_featx.runtimes import open_networks  # noqa: E402
 from keras_featx.serving.embedder import make_embedder  # noqa: E402
@@ -81,9 +81,7 @@ def make_export(folder: Path, scale: float, size: int) -> Path:
         elif name in ("beta", "bias"):
             variable.assign(rng.normal(0, 0.3, variable.shape))
     result = keras_featx.export(config, model, formats=["saved_model", "tflite"])
-    exported = Path(result["tflite"]).parent
-    (exported / "config.yaml").write_text(dump_config(config))
-    return exported
+    return Path(result["tflite"]).parent
 
 
 def make_files() -> list[bytes]:

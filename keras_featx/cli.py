@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)  # it names temporary folders
     try:
         result = options.command(options)
     except ConfigError as error:
