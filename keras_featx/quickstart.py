@@ -77,7 +77,7 @@ def quickstart(
     embeddings = [embed(extractor, s, config.Arch.Preprocess) for s in (query, gallery)]
     result = measure(config.Metric, query, gallery, *embeddings)
     others = _baselines(config, query, gallery)
-    exported = export(tuned, extractor, overwrite=True)
+    exported = export(tuned, extractor, formats=EXACT, overwrite=True)
     exported = {key: exported[key] for key in (*EXACT, "largest_difference", "images")}
 
     answers = _answers(query, gallery, *embeddings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_featx.errors import RunError
+from keras_featx.errors import RunError, first_line
 
 # uint8 (height, width, 3) to float32 (embedding_size,).
 Network = Callable[[np.ndarray], np.ndarray]
@@ -49,8 +49,9 @@ def open_networks(path: Path, image_size: tuple[int, int], count: int) -> Opened
     except RunError:
         raise
     except Exception as error:  # of many classes, by runtime and fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RunError(f"{path}: expected a network that can be opened: {reason}") from None
+        raise RunError(
+            f"{path}: expected a network that can be opened: {first_line(error)}"
+        ) from None
     return Opened(networks, _embedding_size(path, networks[0], image_size))
 
 
@@ -60,9 +61,7 @@ def _embedding_size(path: Path, network: Network, image_size: tuple[int, int]) -
     try:
         found = network(image)
     except Exception as error:
-        raise RunError(
-            f"{path}: expected an embedding of an image: {str(error).splitlines()[0]}"
-        ) from None
+        raise RunError(f"{path}: expected an embedding of an image: {first_line(error)}") from None
     if found.ndim != 1:
         raise RunError(
             f"{path}: expected output {EMBEDDING} of shape [1, size], got {[1, *found.shape]}"

@@ -1,4 +1,4 @@
-"""A SavedModel is loaded as TensorFlow Serving loads it: by C++, against TensorFlow's own library."""
+"""A SavedModel is loaded as TensorFlow Serving loads it: by C++ and TensorFlow's library."""
 
 import shutil
 import subprocess

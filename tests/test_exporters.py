@@ -20,6 +20,7 @@ from keras_featx import images, models
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import evaluate
+from keras_featx.export_section import REDUCED
 from keras_featx.exporters import gate, litert, measuring, onnx_file, saved_model
 from keras_featx.exporters.warmup import read_warmup, write_warmup
 from keras_featx.reranking import fit_pca, whitened
@@ -275,6 +276,8 @@ def test_verify_refuses_what_is_no_export(exported, tmp_path):
         [], {}, {**good, "variants": {"pb": {}}}, {**good, "files": {}},
         {**good, "min_cosine": "x"},
         {**good, "files": {**good["files"], "../secret": "0"}}, {**good, "variants": {}},
+        {**good, "files": list(good["files"])}, {**good, "variants": {"tflite": {"probes": {}}}},
+        {**good, "min_cosine": "0.5"}, {**good, "min_cosine": 0},
     ):  # fmt: skip
         (folder / "parity.json").write_text(json.dumps(bad))
         with pytest.raises(ConfigError) as error:
@@ -332,6 +335,77 @@ def test_the_gate_finds_another_way_of_resizing(exported, tmp_path, monkeypatch)
         keras_featx.export(config, model, formats=["saved_model"])
 
 
+@pytest.mark.parametrize("kind", REDUCED)
+def test_the_gate_finds_swapped_channels_where_numbers_are_rounded(tmp_path, monkeypatch, kind):
+    """Recall alone would let them pass: another network may find as much."""
+    config = tiny_config(
+        tmp_path, "Arch.image_size=[64,64]", "Export.calibration_images=40",
+        "Export.max_recall_loss=1",
+    )  # fmt: skip
+    model = models.build_model("emoji-lcnet-x0_5")
+    save = litert.save
+    monkeypatch.setattr(litert, "save", lambda network, *rest: save(swapped(network), *rest))
+    with pytest.raises(RunError) as error:
+        keras_featx.export(config, model, formats=[kind])
+    assert re.search(
+        rf"{gate.FILES[kind]}: embeddings differ from Keras, mean cosine 0.\d+; expected at least "
+        f"{REDUCED[kind]}$",
+        str(error.value),
+    )
+
+
+def test_an_export_stays_until_the_next_has_passed(exported, tmp_path, monkeypatch):
+    config, model, _ = exported
+    folder = copied(exported, tmp_path)
+    where = dataclasses.replace(config.Global, save_inference_dir=str(folder))
+    config = dataclasses.replace(config, Global=where)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    save = litert.save
+    with monkeypatch.context() as patch:
+        patch.setattr(litert, "save", lambda network, *rest: save(swapped(network), *rest))
+        with pytest.raises(RunError):
+            keras_featx.export(config, model, formats=["tflite"], overwrite=True)
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if str(path).endswith(".part"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            keras_featx.export(config, model, formats=["tflite"], overwrite=True)
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    (folder / "thesis.tex").write_text("mine")
+    assert refusal(config, model, overwrite=True) == (
+        f"{folder}: expected an export to overwrite, got thesis.tex beside it"
+    )
+    (folder / "thesis.tex").unlink()
+    keras_featx.export(config, model, formats=["tflite"], overwrite=True)
+    assert not (folder / "model.onnx").exists() and (folder / "model.tflite").exists()
+
+
+def test_bad_images_are_named_or_passed_over(tmp_path):
+    rows = (EMOJI_MINI / "query_list.txt").read_text().splitlines()[:30]
+    rows.insert(1, "../" * 20 + f"{tmp_path}/junk.png {rows[0].split()[1]}".lstrip("/"))
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    (tmp_path / "query.txt").write_text("\n".join(rows) + "\n")
+    where = f"DataLoader.Eval.Query.dataset.cls_label_path={tmp_path}/query.txt"
+    config = tiny_config(tmp_path, where)
+    model = randomize(models.build_extractor(config.Arch))
+    with pytest.raises(RunError, match="junk.png: expected an image to compare on: Unknown image"):
+        keras_featx.export(config, model, formats=["tflite"])
+    with pytest.raises(RunError, match="junk.png: expected a decodable image: "):
+        keras_featx.export(config, model, formats=["tflite"], images=PICTURES)
+    config = tiny_config(tmp_path, where, "DataLoader.Eval.Query.bad_images=skip")
+    result = keras_featx.export(config, model, formats=["tflite"])
+    assert result["images"] == 8 + 3
+    card = json.loads((tmp_path / "run/inference/card.json").read_text())
+    assert card["evaluation"]["queries"] == 30
+
+
 def test_the_gate_compares_shapes_numbers_and_norms():
     unit = np.eye(4, dtype="float32")
     for wrong, message in (
@@ -371,9 +445,9 @@ def test_a_warm_up_request_that_fails_is_found(exported, tmp_path):
 def test_less_precise_variants_are_held_to_their_recall(trained, tmp_path):
     config = tiny_config(
         tmp_path, f"pretrained_model={trained}/latest", "Export.calibration_images=40",
-        "Export.max_recall_loss=0.5",
+        "Export.max_recall_loss=0.5", "Export.tune={steps: 3, batch_size: 8}",
     )  # fmt: skip
-    formats = ["tflite_float16", "tflite_dynamic", "tflite_int8"]
+    formats = list(REDUCED)
     result = keras_featx.export(config, formats=formats)
     measured = evaluate(config)["recall@1"]
     for name in formats:
@@ -451,7 +525,17 @@ def test_bad_requests_are_refused(exported, tiny, tmp_path):
     )
     assert refusal(tiny(f"save_inference_dir={tmp_path}/train.txt"), model) == (
         "Global.save_inference_dir: expected a folder that can be written, got "
-        f"'{tmp_path}/train.txt'"
+        f"{tmp_path}/train.txt: it is a file"
+    )
+    assert refusal(tiny(f"save_inference_dir={tmp_path}/train.txt/x"), model) == (
+        "Global.save_inference_dir: expected a folder that can be written, got "
+        f"{tmp_path}/train.txt/x: File exists"
+    )
+    assert refusal(tiny("save_inference_dir=gs://bucket/x"), model) == (
+        "Global.save_inference_dir: expected a local folder, got 'gs://bucket/x'"
+    )
+    assert refusal(tiny("Arch.image_size=[64,64]"), model) == (
+        "Arch.image_size: expected [32, 32], that of the model, got [64, 64]"
     )
     assert refusal(tiny(f"save_inference_dir={folder}"), model) == (
         f"{folder}: expected no export there, as none is overwritten unless Export.overwrite is "

@@ -4,15 +4,19 @@
 """
 
 import dataclasses
+import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_featx.data import files
 from keras_featx.errors import ConfigError
 from keras_featx.export_section import FORMATS
 from keras_featx.sections import Config
 
+_COMPARED = 8  # images
 EXAMPLES = Path(__file__).parent.parent / "assets" / "emoji_mini"
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ def export(
     """
     section = config.Export
     if formats is not None:
+        formats = [formats] if isinstance(formats, str) else list(formats)
         unknown = [f for f in formats if f not in FORMATS]
         if unknown:
             raise ConfigError(f"format: expected one of {list(FORMATS)}, got {unknown[0]!r}")
@@ -67,39 +72,52 @@ def export(
     config = dataclasses.replace(config, Export=section)
     if model is None and not config.Global.pretrained_model:
         raise ConfigError("Global.pretrained_model: expected the weights to export, got null")
-    folder = Path(config.Global.save_inference_dir or Path(config.Global.output_dir) / "inference")
-    check_target(folder, section.overwrite)
+    folder = config.Global.save_inference_dir or os.path.join(config.Global.output_dir, "inference")
+    if files.is_remote(folder):
+        raise ConfigError(f"Global.save_inference_dir: expected a local folder, got {folder!r}")
+    target = Path(folder).resolve()
+    check_target(target, section.overwrite)
 
-    from keras_featx.exporters import writing
+    from keras_featx.exporters import gate, writing
 
-    return writing.write_export(config, model, folder, list(images or _example_images(config)))
+    paths, skip = (list(images), False) if images else _example_images(config)
+    return writing.write_export(
+        config, model, target, gate.read_images(paths, skip, len(paths) if images else _COMPARED)
+    )
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that cannot be written, or that holds something else than an export."""
+    refusal = f"Global.save_inference_dir: expected a folder that can be written, got {folder}"
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(
-            f"Global.save_inference_dir: expected a folder that can be written, got {str(folder)!r}"
-        )
+        raise ConfigError(f"{refusal}: it is a file")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
             raise ConfigError(
                 f"{folder}: expected no export there, as none is overwritten unless "
                 "Export.overwrite is true (--overwrite)"
             )
-        if not any((folder / name).exists() for name in ("parity.json", "saved_model")):
-            raise ConfigError(f"{folder}: expected an export to overwrite, got other files")
+        _check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"Global.save_inference_dir: expected a folder that can be written, got "
-            f"{str(folder)!r}: {error.strerror}"
-        ) from None
+        raise ConfigError(f"{refusal}: {error.strerror}") from None
 
 
-def _example_images(config: Config, count: int = 8) -> list[str]:
-    """Real images to compare on."""
+def _check_replaceable(folder: Path) -> None:
+    """What is deleted must be an export and nothing else."""
+    try:
+        known = {"parity.json", *json.loads((folder / "parity.json").read_text())["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{folder}: expected an export to overwrite, got other files") from None
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in known:
+            raise ConfigError(f"{folder}: expected an export to overwrite, got {name} beside it")
+
+
+def _example_images(config: Config) -> tuple[list[str], bool]:
+    """Real images to compare on, more than are needed, and whether bad ones are passed over."""
     from keras_featx.data.files import find_images
     from keras_featx.data.samples import load_samples
 
@@ -109,8 +127,8 @@ def _example_images(config: Config, count: int = 8) -> list[str]:
         try:
             query = load_samples(pair.Query.dataset, f"{key}.Query.dataset")
             if query.spans is None and query.pixels is None:
-                return query.paths[:count]
+                return query.paths[: 4 * _COMPARED], pair.Query.bad_images == "skip"
         except ConfigError as error:
             log.info("comparing on the package's own pictures: %s", error)
     found = find_images(EXAMPLES)
-    return found[:: max(len(found) // count, 1)][:count]
+    return found[:: max(len(found) // _COMPARED, 1)][:_COMPARED], False

@@ -1,5 +1,6 @@
 """The model card: what an export is, for people (README.md) and for programs (card.json)."""
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -75,7 +76,7 @@ def collect(config: Config, source, figures: dict, found: Retrieval | None, trai
         "threshold": None,
         "variants": figures,
         "measured_on": {"processor": _processor(), "cores": os.cpu_count()},
-        "versions": {"keras_featx": __version__} | {p: metadata.version(p) for p in _RUNTIMES},
+        "versions": {"keras_featx": __version__} | _versions(),
     }  # fmt: skip
     if found is not None:
         result = found.results[KERAS]
@@ -137,7 +138,8 @@ def _evaluation(facts: dict) -> list[str]:
         f"Recall@1 {100 * found['recall@1']:.1f} %{interval}, mAP {100 * found['map']:.1f} %: "
         f"{found['queries']:,} queries of {found['identities']:,} identities, "
         f"{found['gallery']:,} gallery images; "
-        f"{found['queries_without_match']:,} queries left out.",
+        f"{found['queries_without_match']:,} queries left out. One view an image, ranked by the "
+        f"cosine{', on the set ' + found['set'] if found['set'] else ''}.",
         "",
         f"Taken for the same from a cosine of {threshold['cosine']:.4f} on, "
         f"{100 * threshold['impostor_pairs_accepted']:g} % of the pairs of two things are accepted "
@@ -150,6 +152,15 @@ def _words(part: dict | None) -> str:
         return "none"
     rest = ", ".join(f"{k} {v}" for k, v in part.items() if k != "name")
     return f"{part['name']} ({rest})" if "name" in part else rest
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed under these names; a build for one device may have another."""
+    found = {}
+    for name in _RUNTIMES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def fingerprint(weights: list[np.ndarray]) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import images
-from keras_featx.errors import RunError
-from keras_featx.export_section import EXACT
+from keras_featx.errors import RunError, first_line
+from keras_featx.export_section import EXACT, REDUCED
 from keras_featx.exporters.warmup import read_warmup
 from keras_featx.models import EMBEDDING, IMAGE
 from keras_featx.runtimes import open_networks
@@ -55,6 +55,14 @@ class Likeness:
     smallest_cosine: float
     mean_cosine: float
 
+    def with_other(self, other: "Likeness") -> "Likeness":
+        """The worse of both in each."""
+        return Likeness(
+            max(self.largest_difference, other.largest_difference),
+            min(self.smallest_cosine, other.smallest_cosine),
+            min(self.mean_cosine, other.mean_cosine),
+        )
+
 
 def open_variant(name: str, path: Path, image_size: tuple[int, int]) -> Variant:
     """Open an artefact.
@@ -82,7 +90,7 @@ def _open_saved_model(folder: Path) -> Variant:
         by_bytes, by_pixels = signatures["serving_default"], signatures["embed_images"]
     except Exception as error:
         raise RunError(
-            f"{versions[0]}: expected a SavedModel of an embedder: {str(error).splitlines()[0]}"
+            f"{versions[0]}: expected a SavedModel of an embedder: {first_line(error)}"
         ) from None
     for signature, inputs in read_warmup(versions[0]):
         _answer_warm_up(versions[0], signatures, signature, inputs)
@@ -98,10 +106,33 @@ def _answer_warm_up(folder: Path, signatures, signature: str, inputs: Mapping) -
         found = signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
         norms = np.linalg.norm(found[EMBEDDING], axis=1)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise RunError(f"{folder}: warm-up request of {signature}: {reason}") from None
+        raise RunError(f"{folder}: warm-up request of {signature}: {first_line(error)}") from None
     if not np.allclose(norms, 1, atol=1e-3):
         raise RunError(f"{folder}: warm-up request of {signature}: embeddings of norm {norms}")
+
+
+def read_images(paths: Sequence[str], skip: bool, most: int) -> list[bytes]:
+    """The first image files of some that can be decoded.
+
+    Raises:
+        RunError: At one that cannot, unless it is to be skipped; and if there is none.
+    """
+    files: list[bytes] = []
+    for path in paths:
+        try:
+            data = tf.io.read_file(path)
+            images.decode(data)
+        except tf.errors.OpError as error:
+            if skip:
+                continue
+            reason = first_line(error).rpartition("}} ")[2]
+            raise RunError(f"{path}: expected an image to compare on: {reason}") from None
+        files.append(data.numpy())
+        if len(files) == most:
+            break
+    if not files:
+        raise RunError("expected images to compare on, got none that can be decoded")
+    return files
 
 
 def probes(files: Sequence[bytes]) -> list[bytes]:
@@ -147,12 +178,28 @@ def compare(expected: np.ndarray, found: np.ndarray, where: str) -> Likeness:
 
 
 def check_cosine(name: str, likeness: Likeness, least: float, where: str) -> None:
-    """Refuse a variant that should compute as Keras does and does not."""
+    """Refuse a variant that embeds otherwise than Keras.
+
+    Args:
+        name: Of its format.
+        likeness: To Keras.
+        least: Smallest cosine of one that should compute as Keras does; of the others the mean
+            must be at least that of ``REDUCED``.
+        where: What messages call it.
+
+    Raises:
+        RunError: Likewise.
+    """
     if name in EXACT and not likeness.smallest_cosine >= least:
         raise RunError(
             f"{where}: embeddings differ from Keras by up to {likeness.largest_difference:.2g}, "
             f"cosine {likeness.smallest_cosine:.7f}; expected at least {least} "
             "(Export.min_cosine)"
+        )
+    if name in REDUCED and not likeness.mean_cosine >= REDUCED[name]:
+        raise RunError(
+            f"{where}: embeddings differ from Keras, mean cosine {likeness.mean_cosine:.5f}; "
+            f"expected at least {REDUCED[name]}"
         )
 
 

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_featx.data import pipeline
+from keras_featx.data import faults, pipeline
 from keras_featx.data.samplers.plain import shuffle
 from keras_featx.data.samples import Samples
-from keras_featx.errors import ConfigError
+from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import TuneSection
 from keras_featx.exporters.deploy import POOLING, Projection, deploy_form
 from keras_featx.sections import Config
@@ -148,6 +148,8 @@ def _bounds(model: keras.Model, operations: list, images: np.ndarray) -> dict[st
 
 def _best(low: float, high: float, counts: np.ndarray) -> tuple[float, float]:
     """The bounds within ``low`` and ``high`` with the smallest error of rounding."""
+    if low == high:  # always zero
+        return 0.0, 1.0
     centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
     shares = np.linspace(0.2, 1, 33)
     candidates = [
@@ -183,8 +185,8 @@ def finetune(
         learning_rate: Relative to the size of each weight; it falls to 0 along a half cosine.
     """
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    # Folding leaves kernels of very different sizes: steps must be relative (arXiv:1804.04235).
-    optimizer = keras.optimizers.Adafactor(schedule, relative_step=False)
+    # Folding leaves kernels of very different sizes: steps must be relative (arXiv:1904.00962).
+    optimizer = keras.optimizers.Lamb(schedule)
     variables = rounded.trainable_variables
     optimizer.build(variables)
 
@@ -200,6 +202,11 @@ def finetune(
         return loss
 
     losses = [float(step(batch)) for batch in itertools.islice(batches, steps)]
+    if not np.isfinite(losses).all():
+        raise RunError(
+            "tflite_int8: expected a finite loss of Export.tune, got another; a smaller "
+            "Export.tune.learning_rate may help"
+        )
     log.info(
         "fine-tuned for int8: cosine %.4f at the start, %.4f at the end",
         1 - np.mean(losses[:20]),
@@ -214,7 +221,11 @@ def augmented(config: Config, samples: Samples, section: TuneSection) -> Iterato
         samples, order, config.Arch, config.DataLoader.Train.dataset.transform_ops,
         seed=config.Global.seed, first_step=0, last_step=section.steps,
     )  # fmt: skip
-    return (inputs["image"] for inputs, _ in dataset)
+    try:
+        for inputs, _ in dataset:
+            yield inputs["image"]
+    except tf.errors.OpError as error:
+        raise faults.explain(error, samples) from None
 
 
 def _rounded_kernel(variable: keras.Variable) -> tf.Tensor:

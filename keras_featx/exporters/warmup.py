@@ -14,7 +14,7 @@ import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import tensor_pb2
 
-from keras_featx.errors import RunError
+from keras_featx.errors import RunError, first_line
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 MOST = 1000  # TensorFlow Serving refuses more
@@ -88,7 +88,7 @@ def read_warmup(folder: Path) -> Iterator[Request]:
             }
             requests.append((request.model_spec.signature_name, inputs))
     except Exception as error:  # of protobuf, of TFRecord, of shapes that do not fit
-        raise RunError(f"{path}: expected warm-up requests: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{path}: expected warm-up requests: {first_line(error)}") from None
     if not 1 <= len(requests) <= MOST:
         raise RunError(f"{path}: expected 1 to {MOST} requests, got {len(requests)}")
     yield from requests

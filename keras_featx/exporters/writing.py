@@ -17,11 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_featx import models, weights
-from keras_featx.config import dump_config
-from keras_featx.data import pipeline
+from keras_featx.config import dump_config, load_config
 from keras_featx.data.samples import Samples, load_samples
 from keras_featx.embedding import embed, forward
-from keras_featx.errors import ConfigError
+from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import EXACT, REDUCED, ExportSection
 from keras_featx.exporters import card, gate, litert, measuring, onnx_file, quantize, saved_model
 from keras_featx.exporters.deploy import Projection, deploy_form, in_float32
@@ -63,7 +62,7 @@ class Source:
 
 
 def write_export(
-    config: Config, model: keras.Model | None, folder: Path, paths: list[str]
+    config: Config, model: keras.Model | None, folder: Path, images: list[bytes]
 ) -> dict[str, Any]:
     """Write, measure, and put in place; see :func:`keras_featx.export`."""
     section = config.Export
@@ -72,34 +71,36 @@ def write_export(
         raise ConfigError(f"{needy[0]}: expected DataLoader.Eval, to measure Recall@1 on")
     train = _training_images(config)
     source = _source(config, model, train)
-    files = gate.probes([tf.io.read_file(path).numpy() for path in paths])
+    files = gate.probes(images)
     probes = gate.load_probes(files, config.Arch)
     expected = source.embed(probes)
     gate.check_unit_norm(expected)
 
     with _beside(folder) as beside:
+        writers = _writers(config, source, train, files)
+        variants, figures = {}, {}
         for name in section.formats:
             log.info("writing %s", name)
-            _writers(config, source, train, files)[name](beside / FILES[name])
-        variants = {
-            name: gate.open_variant(name, beside / FILES[name], config.Arch.image_size)
-            for name in section.formats
-        }
-        runs = {KERAS: source.embed, **{k: v.from_pixels for k, v in variants.items()}}
-        found = None if chosen is None else measuring.retrieval(config, runs, chosen, model)
-        figures = {}
-        for name, variant in variants.items():
-            where = str(folder / FILES[name])
-            figures[name] = _measured(name, variant, probes, files, expected, found, where)
-            gate.check_cosine(
-                name, gate.Likeness(**figures[name]["probes"]), section.min_cosine, where
-            )
-            if found is not None:
-                measuring.check_recall(name, figures[name], section, where)
+            writers[name](beside / FILES[name])
+            variants[name] = _opened(name, beside, folder, config)
+            figures[name] = _probed(name, variants[name], probes, files, expected, config, folder)
             figures[name]["bytes"] = _size(beside / FILES[name])
+        found = None
+        if chosen is not None:
+            runs = {KERAS: source.embed, **{k: v.from_pixels for k, v in variants.items()}}
+            found = measuring.retrieval(config, runs, chosen, source.extractor)
+            for name in section.formats:
+                figures[name] |= _retrieved(name, found, section, str(folder / FILES[name]))
         _describe(beside, config, source, figures, found, files, expected, train)
         _replace(beside, folder)
     return _result(folder, section, figures, len(files))
+
+
+def _opened(name: str, beside: Path, folder: Path, config: Config) -> gate.Variant:
+    try:
+        return gate.open_variant(name, beside / FILES[name], config.Arch.image_size)
+    except RunError as error:  # by the name it would have had
+        raise RunError(str(error).replace(str(beside), str(folder))) from None
 
 
 def _training_images(config: Config) -> Samples | None:
@@ -114,9 +115,10 @@ def _training_images(config: Config) -> Samples | None:
         return None
     try:
         samples = load_samples(train.dataset.source, "DataLoader.Train.dataset")
-    except ConfigError:
+    except ConfigError as error:
         if reason:
             raise
+        log.warning("the card says nothing of training images: %s", error)
         return None
     if "tflite_int8" in section.formats and len(samples) < section.calibration_images:
         raise ConfigError(
@@ -128,10 +130,12 @@ def _training_images(config: Config) -> Samples | None:
 
 def _source(config: Config, model: keras.Model | None, train: Samples | None) -> Source:
     extractor = in_float32(model or models.build_model(config))
-    names = None
-    if config.Global.pretrained_model:
-        path = weights.weights_folder(config.Global.pretrained_model) / weights.WEIGHTS
-        names = weights.decode_names(weights.read_arrays(path)[0].get(weights.CLASS_NAMES))
+    if extractor.input_shape[1:3] != config.Arch.image_size:
+        raise ConfigError(
+            f"Arch.image_size: expected {list(extractor.input_shape[1:3])}, that of the model, got "
+            f"{list(config.Arch.image_size)}"
+        )
+    names = _class_names(config.Global.pretrained_model, extractor)
     wanted = config.Export.projection
     if wanted is None:
         return Source(extractor, None, names)
@@ -144,6 +148,18 @@ def _source(config: Config, model: keras.Model | None, train: Samples | None) ->
     if not wanted.whiten:
         matrix = matrix / np.linalg.norm(matrix, axis=0)
     return Source(extractor, (mean, matrix), names)
+
+
+def _class_names(pretrained: str | None, extractor: keras.Model) -> list[str] | None:
+    """Names of the identities beside weights, if the model has those weights."""
+    if not pretrained:
+        return None
+    path = weights.weights_folder(pretrained) / weights.WEIGHTS
+    arrays, _ = weights.read_arrays(path)
+    for name, variable in weights.named_variables(extractor, "extractor").items():
+        if name not in arrays or not np.array_equal(arrays[name], np.asarray(variable)):
+            return None
+    return weights.decode_names(arrays.get(weights.CLASS_NAMES))
 
 
 def _spread(samples: Samples, count: int) -> Samples:
@@ -181,48 +197,57 @@ def _writers(
 
 
 def _integer_network(config: Config, source: Source, train: Samples) -> keras.Model:
-    section, arch = config.Export, config.Arch
+    section = config.Export
     some = _spread(train, section.calibration_images)
-    batches = pipeline.image_dataset(some, arch.image_size, arch.Preprocess, 32)
-    calibration = np.concatenate([batch.numpy() for batch in batches])
+    calibration = np.concatenate(list(measuring.pixels(some, config)))
     network = quantize.integer_form(source.extractor, calibration, source.projection)
     if section.tune is not None:
         quantize.finetune(
             network,
             source.deployed,
             quantize.augmented(config, train, section.tune),
-            section.tune.learning_rate,
-            section.tune.steps,
+            steps=section.tune.steps,
+            learning_rate=section.tune.learning_rate,
         )
     return network
 
 
-def _measured(name, variant, probes, files, expected, found, where) -> dict[str, Any]:
-    """Everything that is measured of a variant."""
-    figures: dict[str, Any] = {}
-    embedded = variant.from_pixels(probes)
-    likeness = measuring.likeness(expected, embedded, where)
+def _probed(name, variant, probes, files, expected, config, folder) -> dict[str, Any]:
+    """What the probes say of a variant; refuses one that embeds otherwise than Keras."""
+    where = str(folder / FILES[name])
+    likeness = gate.compare(expected, variant.from_pixels(probes), where)
     if variant.from_bytes is not None:
-        other = measuring.likeness(expected, variant.from_bytes(files), where)
-        likeness = {
-            "largest_difference": max(likeness["largest_difference"], other["largest_difference"]),
-            "smallest_cosine": min(likeness["smallest_cosine"], other["smallest_cosine"]),
-            "mean_cosine": min(likeness["mean_cosine"], other["mean_cosine"]),
-        }
-    figures["probes"] = likeness
-    if found is not None:
-        query, _ = found.embeddings[name]
-        figures["queries"] = measuring.likeness(found.embeddings[KERAS][0], query, where)
-        figures.update(measuring.retrieval_figures(found, name))
-    figures["latency_ms"] = measuring.latency(variant.from_pixels, probes[0])
-    return figures
+        other = gate.compare(expected, variant.from_bytes(files), where)
+        likeness = likeness.with_other(other)
+    gate.check_cosine(name, likeness, config.Export.min_cosine, where)
+    return {
+        "probes": dataclasses.asdict(likeness),
+        "latency_ms": measuring.latency(variant.from_pixels, probes[0]),
+    }
+
+
+def _retrieved(name, found, section: ExportSection, where: str) -> dict[str, Any]:
+    """What query and gallery say of a variant; refuses one that falls short."""
+    likeness = measuring.retrieval_likeness(found, name, where)
+    gate.check_cosine(name, likeness, section.min_cosine, where)
+    figures = measuring.retrieval_figures(found, name)
+    measuring.check_recall(name, figures, section, where)
+    return {"lists": dataclasses.asdict(likeness), **figures}
 
 
 def _describe(beside, config, source, figures, found, files, expected, train) -> None:
     """The files beside the artefacts: config, settings for servers, parity, probes, card."""
-    plain = dataclasses.replace(config.Global, output_dir="output", pretrained_model=None)
-    plain = dataclasses.replace(plain, save_inference_dir=None, checkpoint=None)
+    # Nothing of the machine that wrote it, and nothing that needs its weights.
+    plain = dataclasses.replace(
+        config.Global,
+        output_dir="output",
+        save_inference_dir=None,
+        pretrained_model=None,
+        checkpoint=None,
+        imprint_head=False,
+    )
     (beside / CONFIG).write_text(dump_config(dataclasses.replace(config, Global=plain)))
+    load_config(beside / CONFIG)  # what cannot be read again could not be verified or served
     if "saved_model" in figures:
         settings = saved_model.serving_files("/models/embedder", config.Export.version)
         for name, text in settings.items():
@@ -281,9 +306,15 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 def _replace(beside: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
+    had = folder.exists()
+    if had:
         folder.rename(old)
-    beside.rename(folder)
+    try:
+        beside.rename(folder)
+    except BaseException:
+        if had:
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
