@@ -64,7 +64,7 @@ def deploy_form(
         >>> import keras_featx
         >>> from keras_featx.exporters.deploy import deploy_form
         >>> model = deploy_form(keras_featx.build_model("emoji-lcnet-x0_5"))
-        >>> any("bn" in layer.name for layer in model.layers)
+        >>> "BatchNormActivation" in {type(layer).__name__ for layer in model.layers}
         False
     """
     source = in_float32(extractor)
