@@ -109,7 +109,8 @@ def test_train_resume_eval_export_predict_by_the_tools(config_file, tmp_path):
         (["export", "-c", "{c}"],
          "error: Global.pretrained_model: expected the weights to export, got null"),
         (["export", "-c", "{c}", "--format", "onxx"],
-         "error: format: expected one of ['saved_model', 'tflite'], got 'onxx'"),
+         "error: format: expected one of ['saved_model', 'tflite', 'onnx', 'tflite_float16', "
+         "'tflite_dynamic', 'tflite_int8'], got 'onxx'"),
         (["predict", "-c", "{c}", "x.png"],
          "error: x.png: expected an image or a folder of images, found neither"),
         (["predict", "x.png"],
