@@ -204,6 +204,26 @@ def test_the_integer_network_is_what_litert_computes(trained, tmp_path):
     assert len(integers) > 100
 
 
+def test_the_feature_is_put_together_in_float(tmp_path):
+    """Left to itself the converter averages and joins in integers, of one scale for all."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = extractor(tmp_path, "Arch.image_size=[64,64]", "Arch.Backbone.levels=[blocks3,blocks5]")
+    for _ in range(40):  # batch statistics of pictures keep activations within bounds
+        model(pixels(60, 64).astype("float32"), training=True)
+    path = tmp_path / "int8.tflite"
+    litert.save(quantize.integer_form(model, pixels(40, 64)), path, "int8")
+    interpreter = Interpreter(str(path))
+    kinds = {t["index"]: np.dtype(t["dtype"]).name for t in interpreter.get_tensor_details()}
+    dtypes = {}
+    for op in interpreter._get_ops_details():
+        found = dtypes.setdefault(op["op_name"], [])
+        found.append({kinds[i] for i in (op["inputs"][0], *op["outputs"])})
+    # The last map and two levels in float; the two of squeeze-and-excitation in integers.
+    assert sorted(dtypes["MEAN"], key=str) == [{"float32"}] * 3 + [{"int8"}] * 2
+    assert dtypes["CONCATENATION"] == dtypes["FULLY_CONNECTED"] == [{"float32"}]
+
+
 def test_fine_tuning_brings_the_integer_network_nearer(trained):
     rounded = quantize.integer_form(trained, pixels(16, 64))
     batch, float_network = pixels(60, 64), deploy_form(trained)

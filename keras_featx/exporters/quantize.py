@@ -62,9 +62,15 @@ def integer_form(
     if any(isinstance(layer, keras.Model) for layer in extractor.layers):
         raise ConfigError("tflite_int8: expected an extractor of one view, got one of several")
     plain = deploy_form(extractor, projection, basic=True)
-    bounds = _bounds(plain, _rounded_operations(plain), images)
+    pools = _feature_pools(plain)
+    bounds = _bounds(plain, _rounded_operations(plain, pools), images)
 
     def follow(operation, *args, **kwargs):
+        if operation in pools:
+            # The converter passes integers on through averages and concatenations, in one scale
+            # for all. A product without bounds of its own keeps what follows in float.
+            (x,) = args
+            return 2.0 * operation(0.5 * x)
         result = operation(*args, **kwargs)
         if operation.name not in bounds:
             return result
@@ -73,16 +79,20 @@ def integer_form(
     return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=follow)
 
 
-def _rounded_operations(model: keras.Model) -> list:
-    """The operations whose result is rounded: up to the maps that are averaged into the feature.
+def _feature_pools(model: keras.Model) -> list[keras.Layer]:
+    """The averages that the feature is made of; those of squeeze-and-excitation are not.
 
-    What follows is a thousandth of the work, and there one number stands for a whole map: rounding
-    cost more Recall than all the rest. It keeps floats.
+    What follows them is a thousandth of the work, and there one number stands for a whole map:
+    rounding cost more Recall than all the rest. It keeps floats.
     """
     consumers = _consumers(model)
     pools = [layer for layer in model.layers if isinstance(layer, POOLING)]
-    last = [pool for pool in pools if not _widens_again(pool, consumers)]
-    wanted, body = [tensor for pool in last for tensor in _inputs(pool)], []
+    return [pool for pool in pools if not _widens_again(pool, consumers)]
+
+
+def _rounded_operations(model: keras.Model, pools: list[keras.Layer]) -> list:
+    """The operations whose result is rounded: up to the maps that are averaged by ``pools``."""
+    wanted, body = [tensor for pool in pools for tensor in _inputs(pool)], []
     for operation in reversed(model.operations):
         if any(tensor is operation.output for tensor in wanted):
             body.append(operation)
