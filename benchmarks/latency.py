@@ -69,9 +69,11 @@ def main() -> None:
                 detail[what] = found
                 rows += _rows(what, found)
     if not args.dry_run:
+        peers = [p for p in ("paddle", "timm", "openvino") if getattr(args, f"{p}_python")]
+        given = " ".join(f"--{p}-python {p.upper()}_PYTHON" for p in peers)
         command = (
-            "python benchmarks/latency.py --paddle-python PADDLE_PYTHON --timm-python TIMM_PYTHON "
-            f"--openvino-python OPENVINO_PYTHON --rounds {args.rounds}"
+            f"python benchmarks/latency.py {given} --rounds {args.rounds} "
+            f"--cases {' '.join(args.cases)} --counts {' '.join(map(str, args.counts))}"
         )
         side_by_side.write_results("latency", command, rows, versions=versions, detail=detail)
 

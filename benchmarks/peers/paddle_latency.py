@@ -1,21 +1,16 @@
 """Paddle Inference with oneDNN on PaddleClas' recognition network: SCALE PIXELS BATCH THREADS."""
 
-import os
 import sys
-import sysconfig
-import tarfile  # noqa: F401 (paddle 2.6 can die at import unless these two came first)
 import tempfile
-import zlib  # noqa: F401
 
 import side_by_side
 
 side_by_side.private_stdout()
-sys.path.insert(0, os.path.join(sysconfig.get_path("purelib"), "paddleclas"))
 
+from paddle_network import recognition_network  # noqa: E402 isort: skip
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 from paddle import inference  # noqa: E402
-from ppcls.arch import RecModel  # noqa: E402
 
 
 class Extractor(paddle.nn.Layer):
@@ -23,18 +18,7 @@ class Extractor(paddle.nn.Layer):
 
     def __init__(self, scale: str):
         super().__init__()
-        self.model = RecModel(
-            Backbone={"name": f"PPLCNet_x{scale.replace('.', '_')}", "pretrained": False},
-            BackboneStopLayer={"name": "flatten"},
-            Neck={"name": "FC", "embedding_size": 1280, "class_num": 512},
-            Head={
-                "name": "ArcMargin",
-                "embedding_size": 512,
-                "class_num": 10,
-                "margin": 0.2,
-                "scale": 30,
-            },
-        )
+        self.model = recognition_network(scale)
 
     def forward(self, image):
         """From normalised NCHW to unit vectors."""

@@ -2,19 +2,14 @@
 
 import os
 import sys
-import sysconfig
-import tarfile  # noqa: F401 (paddle 2.6 can die at import unless these two came first)
-import zlib  # noqa: F401
 
 import side_by_side
 
 side_by_side.private_stdout()
 os.environ["FLAGS_use_mkldnn"] = "1"
-# PaddleClas' own modules are imported as `ppcls`, which lies inside its package.
-sys.path.insert(0, os.path.join(sysconfig.get_path("purelib"), "paddleclas"))
 
+from paddle_network import recognition_network  # noqa: E402 isort: skip
 import paddle  # noqa: E402
-from ppcls.arch import RecModel  # noqa: E402
 
 
 def main(scale: str, pixels: int, batch: int, threads: int) -> None:
@@ -22,18 +17,7 @@ def main(scale: str, pixels: int, batch: int, threads: int) -> None:
     paddle.set_device("cpu")
     paddle.seed(0)
     paddle.set_flags({"FLAGS_use_mkldnn": True})
-    model = RecModel(
-        Backbone={"name": f"PPLCNet_x{scale.replace('.', '_')}", "pretrained": False},
-        BackboneStopLayer={"name": "flatten"},
-        Neck={"name": "FC", "embedding_size": 1280, "class_num": 512},
-        Head={
-            "name": "ArcMargin",
-            "embedding_size": 512,
-            "class_num": 1000,
-            "margin": 0.2,
-            "scale": 30,
-        },
-    )
+    model = recognition_network(scale)
     model.train()
     optimizer = paddle.optimizer.Momentum(
         0.01, 0.9, parameters=model.parameters(), weight_decay=1e-5

@@ -118,18 +118,30 @@ def _again(layer: keras.Layer) -> keras.Layer:
     return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
 
+def inputs(operation) -> list:
+    """The tensors that an operation of a functional model reads."""
+    if isinstance(operation, keras.layers.InputLayer):
+        return []
+    return keras.tree.flatten(operation.input)
+
+
+def consumers(model: keras.Model) -> dict[int, list]:
+    """The operations that read a tensor, by its identity."""
+    found: dict[int, list] = {}
+    for operation in model.operations:
+        for tensor in inputs(operation):
+            found.setdefault(id(tensor), []).append(operation)
+    return found
+
+
 def _normalisation_behind(model: keras.Model) -> dict[keras.Layer, keras.Layer]:
     """Of each linear layer whose output goes to batch normalisation and nowhere else: that."""
-    consumers: dict[int, list] = {}
-    for operation in model.operations:
-        if not isinstance(operation, keras.layers.InputLayer):
-            for tensor in keras.tree.flatten(operation.input):
-                consumers.setdefault(id(tensor), []).append(operation)
+    readers_of = consumers(model)
     behind = {}
     for layer in model.layers:
         if type(layer) not in _LINEAR or layer.activation is not keras.activations.linear:
             continue
-        readers = consumers.get(id(layer.output), [])
+        readers = readers_of.get(id(layer.output), [])
         if len(readers) == 1 and isinstance(readers[0], keras.layers.BatchNormalization):
             behind[layer] = readers[0]
     return behind

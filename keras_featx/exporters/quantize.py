@@ -19,7 +19,7 @@ from keras_featx.data.samplers.plain import shuffle
 from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import TuneSection
-from keras_featx.exporters.deploy import POOLING, Projection, deploy_form
+from keras_featx.exporters.deploy import POOLING, Projection, consumers, deploy_form, inputs
 from keras_featx.sections import Config
 
 _BATCH, _BINS = 32, 2048
@@ -38,9 +38,9 @@ class FakeQuantize(keras.layers.Layer):
         initial = keras.initializers.Constant(np.float32([low, high]))
         self.bounds = self.add_weight(shape=(2,), initializer=initial, name="bounds")
 
-    def call(self, inputs):
+    def call(self, x):
         low, high = tf.unstack(tf.convert_to_tensor(self.bounds))
-        return tf.quantization.fake_quant_with_min_max_vars(inputs, low, high)
+        return tf.quantization.fake_quant_with_min_max_vars(x, low, high)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -85,44 +85,29 @@ def _feature_pools(model: keras.Model) -> list[keras.Layer]:
     What follows them is a thousandth of the work, and there one number stands for a whole map:
     rounding cost more Recall than all the rest. It keeps floats.
     """
-    consumers = _consumers(model)
+    readers = consumers(model)
     pools = [layer for layer in model.layers if isinstance(layer, POOLING)]
-    return [pool for pool in pools if not _widens_again(pool, consumers)]
+    return [pool for pool in pools if not _widens_again(pool, readers)]
 
 
 def _rounded_operations(model: keras.Model, pools: list[keras.Layer]) -> list:
     """The operations whose result is rounded: up to the maps that are averaged by ``pools``."""
-    wanted, body = [tensor for pool in pools for tensor in _inputs(pool)], []
+    wanted, body = [tensor for pool in pools for tensor in inputs(pool)], []
     for operation in reversed(model.operations):
         if any(tensor is operation.output for tensor in wanted):
             body.append(operation)
-            wanted.extend(_inputs(operation))
+            wanted.extend(inputs(operation))
     # What moves numbers keeps their bounds; an addition and its ReLU6 are one kernel.
     moves = (keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten)
     into_relu6 = [id(operation.input) for operation in body if type(operation).__name__ == "Relu6"]
     return [o for o in body if not isinstance(o, moves) and id(o.output) not in into_relu6]
 
 
-def _inputs(operation) -> list:
-    if isinstance(operation, keras.layers.InputLayer):
-        return []
-    return keras.tree.flatten(operation.input)
-
-
-def _consumers(model: keras.Model) -> dict[int, list]:
-    """The operations that read a tensor, by its identity."""
-    found: dict[int, list] = {}
-    for operation in model.operations:
-        for tensor in _inputs(operation):
-            found.setdefault(id(tensor), []).append(operation)
-    return found
-
-
-def _widens_again(pool: keras.Layer, consumers: dict[int, list]) -> bool:
+def _widens_again(pool: keras.Layer, readers: dict[int, list]) -> bool:
     """Whether a larger map depends on an average, as it does on that of squeeze-and-excitation."""
     size, ahead = math.prod(pool.output.shape[1:-1]), [pool]
     while ahead:
-        for reader in consumers.get(id(ahead.pop().output), []):
+        for reader in readers.get(id(ahead.pop().output), []):
             if math.prod(reader.output.shape[1:-1]) > size:
                 return True
             ahead.append(reader)
