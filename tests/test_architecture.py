@@ -99,7 +99,7 @@ LAYERS = [
     ["doctor.checkup"],
     ["exporters.saved_model", "exporters.litert", "exporters.onnx_file", "exporters.gate"],
     ["exporters.quantize", "exporters.measuring", "prediction"],
-    ["exporters.card"],
+    ["exporters.card", "exporters.source"],
     ["exporters.writing"],
     ["exporters", "exporters.verify", "training_data", "packing"],
     ["training", "preview"],

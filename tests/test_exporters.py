@@ -20,6 +20,7 @@ from keras_featx import images, models
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.evaluation import evaluate
+from keras_featx.evaluation_data import load_eval_samples
 from keras_featx.export_section import REDUCED
 from keras_featx.exporters import gate, litert, measuring, onnx_file, saved_model
 from keras_featx.exporters.warmup import read_warmup, write_warmup
@@ -165,11 +166,17 @@ def test_what_stands_beside_the_artefacts(exported):
     assert f"Recall@1 {100 * measured['recall@1']:.1f} % (95 % interval" in text
     assert "Licence of the weights: CC-BY-4.0." in text and card["fingerprint"] in text
     parity = json.loads((folder / "parity.json").read_text())
+    query, gallery = load_eval_samples(config)
+    left, right = (embed(model, part, config.Arch.Preprocess) for part in (query, gallery))
+    best = np.sort(left.astype("float64") @ right.T.astype("float64"), axis=1)
+    clear = np.mean(best[:, -1] - best[:, -2] > 1e-6)
+    assert clear > 0.9
     for name in FLOATS:
         figures = parity["variants"][name]
         assert figures["probes"]["smallest_cosine"] > 0.999999
         assert figures["recall@1"] == measured["recall@1"] == result["recall@1"][name]
-        assert figures["neighbours_agree"] > 0.98 and figures["latency_ms"] > 0
+        # Where the two best are not within rounding of one another, the best is the same.
+        assert clear <= figures["neighbours_agree"] <= 1 and figures["latency_ms"] > 0
     again = keras_featx.load_config(folder / "config.yaml")
     assert again.Arch == config.Arch
     threshold = json.loads((Path(result["saved_model"]) / "assets/threshold.json").read_text())
@@ -180,8 +187,6 @@ def test_the_threshold_is_the_one_of_the_pairs(exported):
     """Counted once more, by hand."""
     config, model, result = exported
     card = json.loads((Path(result["tflite"]).parent / "card.json").read_text())
-    from keras_featx.evaluation_data import load_eval_samples
-
     query, gallery = load_eval_samples(config)
     left, right = (embed(model, part, config.Arch.Preprocess) for part in (query, gallery))
     similar = left.astype("float64") @ right.T

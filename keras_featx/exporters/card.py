@@ -53,7 +53,7 @@ def collect(config: Config, source, figures: dict, found: Retrieval | None, trai
 
     Args:
         config: Of the export.
-        source: The :class:`~keras_featx.exporters.writing.Source`.
+        source: The :class:`~keras_featx.exporters.source.Source`.
         figures: Of each variant.
         found: What was retrieved, or ``None``.
         train: The training images, where their list could be read.

@@ -105,13 +105,13 @@ def _is_parity(parity: Any) -> bool:
         wanted = {CONFIG, PROBES}
         for name, figures in variants.items():
             float(figures["probes"]["mean_cosine"])
-            wanted |= {FILES[name]} if name != "saved_model" else set()
+            wanted.add(FILES[name])
         inside = all(not Path(name).is_absolute() and ".." not in name for name in files)
         return bool(
             isinstance(files, dict)
             and inside
             and variants
-            and wanted <= set(files)
+            and wanted <= {*files, *(name.split("/")[0] for name in files)}
             and isinstance(parity["min_cosine"], float | int)
             and 0 < parity["min_cosine"] <= 1
         )

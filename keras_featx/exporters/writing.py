@@ -8,57 +8,25 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_featx import models, weights
 from keras_featx.config import dump_config, load_config
-from keras_featx.data.samples import Samples, load_samples
-from keras_featx.embedding import embed, forward
+from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import EXACT, REDUCED, ExportSection
-from keras_featx.exporters import card, gate, litert, measuring, onnx_file, quantize, saved_model
-from keras_featx.exporters.deploy import Projection, deploy_form, in_float32
+from keras_featx.exporters import card, gate, litert, measuring, onnx_file, saved_model
 from keras_featx.exporters.gate import FILES
 from keras_featx.exporters.measuring import KERAS
-from keras_featx.reranking import fit_pca, whitened
+from keras_featx.exporters.source import Source, integer_network, make_source, training_images
 from keras_featx.sections import Config
 
 PARITY, PROBES, CONFIG = "parity.json", "probes.npz", "config.yaml"
-# More embeddings hardly move the components of PCA.
-_MOST_FITTED = 20_000
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is exported.
-
-    Attributes:
-        extractor: In float32.
-        projection: Of its embeddings, or ``None``.
-        names: Of the identities it was trained on, where they have names.
-    """
-
-    extractor: keras.Model
-    projection: Projection | None
-    names: list[str] | None
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """As Keras does it, without folding: what every artefact is held to."""
-        found = forward(self.extractor, tf.constant(pixels))
-        return found if self.projection is None else whitened(found, *self.projection)
-
-    @functools.cached_property
-    def deployed(self) -> keras.Model:
-        """The deploy form."""
-        return deploy_form(self.extractor, self.projection)
 
 
 def write_export(
@@ -69,8 +37,8 @@ def write_export(
     chosen = measuring.eval_set(config, section.formats) if config.DataLoader.Eval else None
     if chosen is None and (needy := [name for name in section.formats if name in REDUCED]):
         raise ConfigError(f"{needy[0]}: expected DataLoader.Eval, to measure Recall@1 on")
-    train = _training_images(config)
-    source = _source(config, model, train)
+    train = training_images(config)
+    source = make_source(config, model, train)
     files = gate.probes(images)
     probes = gate.load_probes(files, config.Arch)
     expected = source.embed(probes)
@@ -103,71 +71,6 @@ def _opened(name: str, beside: Path, folder: Path, config: Config) -> gate.Varia
         raise RunError(str(error).replace(str(beside), str(folder))) from None
 
 
-def _training_images(config: Config) -> Samples | None:
-    """What calibration, tuning and projection learn from, where something asks for it."""
-    section = config.Export
-    reason = "tflite_int8" if "tflite_int8" in section.formats else None
-    reason = "Export.projection" if section.projection is not None else reason
-    train = config.DataLoader.Train
-    if train is None:
-        if reason:
-            raise ConfigError(f"DataLoader.Train: missing; {reason} learns from training images")
-        return None
-    try:
-        samples = load_samples(train.dataset.source, "DataLoader.Train.dataset")
-    except ConfigError as error:
-        if reason:
-            raise
-        log.warning("the card says nothing of training images: %s", error)
-        return None
-    if "tflite_int8" in section.formats and len(samples) < section.calibration_images:
-        raise ConfigError(
-            f"Export.calibration_images: expected at most {len(samples)}, the images of "
-            f"{samples.source}, got {section.calibration_images}"
-        )
-    return samples
-
-
-def _source(config: Config, model: keras.Model | None, train: Samples | None) -> Source:
-    extractor = in_float32(model or models.build_model(config))
-    if extractor.input_shape[1:3] != config.Arch.image_size:
-        raise ConfigError(
-            f"Arch.image_size: expected {list(extractor.input_shape[1:3])}, that of the model, got "
-            f"{list(config.Arch.image_size)}"
-        )
-    names = _class_names(config.Global.pretrained_model, extractor)
-    wanted = config.Export.projection
-    if wanted is None:
-        return Source(extractor, None, names)
-    some = _spread(train, _MOST_FITTED)
-    embeddings = embed(extractor, some, config.Arch.Preprocess)
-    try:
-        mean, matrix = fit_pca(embeddings, size=wanted.size)
-    except ConfigError as error:
-        raise ConfigError(f"Export.projection.{error}") from None
-    if not wanted.whiten:
-        matrix = matrix / np.linalg.norm(matrix, axis=0)
-    return Source(extractor, (mean, matrix), names)
-
-
-def _class_names(pretrained: str | None, extractor: keras.Model) -> list[str] | None:
-    """Names of the identities beside weights, if the model has those weights."""
-    if not pretrained:
-        return None
-    path = weights.weights_folder(pretrained) / weights.WEIGHTS
-    arrays, _ = weights.read_arrays(path)
-    for name, variable in weights.named_variables(extractor, "extractor").items():
-        if name not in arrays or not np.array_equal(arrays[name], np.asarray(variable)):
-            return None
-    return weights.decode_names(arrays.get(weights.CLASS_NAMES))
-
-
-def _spread(samples: Samples, count: int) -> Samples:
-    """So many of them, from all over the list."""
-    rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
-    return samples.take(rows)
-
-
 def _writers(
     config: Config, source: Source, train: Samples | None, files: list[bytes]
 ) -> dict[str, Callable[[Path], None]]:
@@ -183,7 +86,7 @@ def _writers(
         litert.save(source.deployed, path, kind, section.tflite_batch)
 
     def write_integers(path: Path) -> None:
-        network = _integer_network(config, source, train)
+        network = integer_network(config, source, train)
         litert.save(network, path, "int8", section.tflite_batch)
 
     return {
@@ -194,22 +97,6 @@ def _writers(
         "tflite_int8": write_integers,
         "onnx": lambda path: onnx_file.save(source.deployed, path, section.onnx_layout),
     }
-
-
-def _integer_network(config: Config, source: Source, train: Samples) -> keras.Model:
-    section = config.Export
-    some = _spread(train, section.calibration_images)
-    calibration = np.concatenate(list(measuring.pixels(some, config)))
-    network = quantize.integer_form(source.extractor, calibration, source.projection)
-    if section.tune is not None:
-        quantize.finetune(
-            network,
-            source.deployed,
-            quantize.augmented(config, train, section.tune),
-            steps=section.tune.steps,
-            learning_rate=section.tune.learning_rate,
-        )
-    return network
 
 
 def _probed(name, variant, probes, files, expected, config, folder) -> dict[str, Any]:
