@@ -94,7 +94,7 @@ def _write(folder: Path, scale: float, pixels: int) -> int:
     for _ in range(30):  # batch statistics that fit
         model(images.astype("float32"), training=True)
     deployed = deploy_form(model)
-    saved_model.save(deployed, config.Arch.Preprocess, folder / "saved_model")
+    saved_model.save(deploy_form(model, basic=True), config.Arch.Preprocess, folder / "saved_model")
     litert.save(deployed, folder / "model.tflite")
     litert.save(deployed, folder / "dynamic.tflite", "int8")
     litert.save(quantize.integer_form(model, images), folder / "int8.tflite", "int8")

@@ -13,6 +13,7 @@ from keras_featx.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from keras_featx.client import Client
+    from keras_featx.device_gallery import pack_gallery
     from keras_featx.embedding import embed
     from keras_featx.evaluation import evaluate, evaluate_sets
     from keras_featx.exporters import export
@@ -39,6 +40,7 @@ _LAZY = {
     "evaluate_sets": "keras_featx.evaluation",
     "export": "keras_featx.exporters",
     "load_model": "keras_featx.models",
+    "pack_gallery": "keras_featx.device_gallery",
     "predict": "keras_featx.prediction",
     "retrieval_metrics": "keras_featx.retrieval",
     "train": "keras_featx.training",
@@ -61,6 +63,7 @@ __all__ = [
     "export",
     "load_config",
     "load_model",
+    "pack_gallery",
     "predict",
     "retrieval_metrics",
     "train",

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from keras_featx import gallery_options as gallery
 from keras_featx._version import __version__
 from keras_featx.config import apply_overrides, from_dict, load_config, parse_yaml
 from keras_featx.doctor import options as doctor
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_arguments(
         _with_config(commands, "doctor", _doctor, "check a data set before training", False)
     )
+    gallery.add_arguments(commands)
     serve = commands.add_parser("serve", help="answer embeddings over HTTP")
     serving.add_arguments(serve)
     serve.set_defaults(command=_serve)

@@ -53,6 +53,7 @@ LAYERS = [
     ["optimizer_section", "evaluation_sections", "export_section", "decoding"],
     ["sections"],
     ["config", "resizing", "ranking"],
+    ["fingerprints", "gallery_file"],
     ["backbones.normalization", "heads.margins", "losses.cross_entropy", "losses.pairs"],
     ["augment.mixing"],
     ["backbones.blocks", "images", "augment", "data.samples", "distribute", "losses.miners"],
@@ -97,13 +98,14 @@ LAYERS = [
     ["doctor.contents", "doctor.thumbnails"],
     ["doctor.copies"],
     ["doctor.checkup"],
+    ["exporters.tflite_metadata", "device_gallery"],
     ["exporters.saved_model", "exporters.litert", "exporters.onnx_file", "exporters.gate"],
     ["exporters.quantize", "exporters.measuring", "prediction"],
     ["exporters.card", "exporters.source"],
     ["exporters.writing"],
     ["exporters", "exporters.verify", "training_data", "packing"],
     ["training", "preview"],
-    ["quickstart"],
+    ["quickstart", "gallery_options"],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
@@ -125,7 +127,7 @@ FRAMEWORK_FREE += [
     "serving.folders",
     "serving.json_text",
 ]
-FRAMEWORK_FREE += ["doctor.options", "doctor.headers", "doctor.alignment"]
+FRAMEWORK_FREE += ["gallery_options", "doctor.options", "doctor.headers", "doctor.alignment"]
 FRAMEWORK_FREE += ["data.lists", "data.tables", "data.folders", "data.labels", "data.files"]
 FRAMEWORK_FREE += ["data.sniff", "data.tfrecords", "data.tars", "data.packed"]
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))

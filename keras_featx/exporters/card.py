@@ -63,7 +63,7 @@ def collect(config: Config, source, figures: dict, found: Retrieval | None, trai
         "format": 1,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "licence": config.Export.licence,
-        "fingerprint": fingerprint(source.extractor.get_weights()),
+        "fingerprint": source.fingerprint(config.Arch.Preprocess),
         "network": {**arch, "parameters": source.deployed.count_params()},
         "embedding_size": source.deployed.output_shape[-1],
         "projection": None if source.projection is None else vars(config.Export.projection),
@@ -161,14 +161,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def fingerprint(weights: list[np.ndarray]) -> str:
-    """SHA-256 of weights in their order."""
-    digest = hashlib.sha256()
-    for array in weights:
-        digest.update(np.ascontiguousarray(array, "float32").tobytes())
-    return digest.hexdigest()
 
 
 def digest(path: Path) -> str:

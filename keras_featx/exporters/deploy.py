@@ -54,8 +54,9 @@ def deploy_form(
         projection: ``mean (size,)`` and ``matrix (size, kept)``, as of
             :func:`keras_featx.reranking.fit_pca`. The network's output is then
             ``(embedding - mean) @ matrix``, of unit norm.
-        basic: Hard-swish and hard sigmoid as sums, products and ReLU6, which LiteRT has fast
-            integer kernels for; their factor 1/6 goes into the layers behind them.
+        basic: Hard-swish and hard sigmoid as sums, products and ReLU6: LiteRT has fast integer
+            kernels for these, and TensorFlow no others. Their factor 1/6 goes into the layers
+            behind them.
 
     Returns:
         A functional model of stock Keras layers with the extractor's input and output.

@@ -1,17 +1,25 @@
 """TFLite (LiteRT) for devices: uint8 pixels in, embedding out, builtin operators only."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_featx.exporters import tflite_metadata
 from keras_featx.models import EMBEDDING, IMAGE
 
 # What becomes of the weights; activations are floats unless the network rounds them itself.
 WEIGHTS = ("float32", "float16", "int8")
 
 
-def save(network: keras.Model, path: Path, weights: str = "float32", batch: int | None = 1) -> None:
+def save(
+    network: keras.Model,
+    path: Path,
+    weights: str = "float32",
+    batch: int | None = 1,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Write a ``.tflite`` with signature ``serving_default``. Resizing is the caller's.
 
     Args:
@@ -23,6 +31,7 @@ def save(network: keras.Model, path: Path, weights: str = "float32", batch: int 
             as they come where that is faster.
         batch: A fixed batch keeps the whole graph in one partition of the XNNPACK delegate; with
             ``None`` it is 1 until the caller resizes the input.
+        about: What the file says of itself, from ``tflite_metadata.facts``.
     """
     spec = tf.TensorSpec((batch, *network.input_shape[1:]), tf.uint8, name=IMAGE)
 
@@ -42,4 +51,5 @@ def save(network: keras.Model, path: Path, weights: str = "float32", batch: int 
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    path.write_bytes(converter.convert())
+    model = converter.convert()
+    path.write_bytes(model if about is None else tflite_metadata.add(model, about))

@@ -14,8 +14,9 @@ from keras_featx.embedding import embed, forward
 from keras_featx.errors import ConfigError
 from keras_featx.exporters import measuring, quantize
 from keras_featx.exporters.deploy import Projection, deploy_form, in_float32
+from keras_featx.fingerprints import fingerprint
 from keras_featx.reranking import fit_pca, whitened
-from keras_featx.sections import Config
+from keras_featx.sections import Config, PreprocessSection
 
 # More embeddings hardly move the components of PCA.
 _MOST_FITTED = 20_000
@@ -42,10 +43,19 @@ class Source:
         found = forward(self.extractor, tf.constant(pixels))
         return found if self.projection is None else whitened(found, *self.projection)
 
+    def fingerprint(self, preprocess: PreprocessSection) -> str:
+        """Of the embeddings of images that are prepared so."""
+        return fingerprint(self.extractor.get_weights(), preprocess, self.projection)
+
     @functools.cached_property
     def deployed(self) -> keras.Model:
         """The deploy form."""
         return deploy_form(self.extractor, self.projection)
+
+    @functools.cached_property
+    def deployed_basic(self) -> keras.Model:
+        """The deploy form for runtimes that have no operator for hard-swish."""
+        return deploy_form(self.extractor, self.projection, basic=True)
 
 
 def training_images(config: Config) -> Samples | None:

@@ -18,6 +18,7 @@ from keras_featx.exporters.deploy import in_float32
 from keras_featx.exporters.gate import FILES
 from keras_featx.exporters.measuring import KERAS
 from keras_featx.exporters.writing import CONFIG, PARITY, PROBES
+from keras_featx.fingerprints import fingerprint
 from keras_featx.models import build_model
 from keras_featx.sections import Config
 
@@ -139,7 +140,7 @@ def _measure_again(folder: Path, config: Config, weights: str, variants, figures
     named = dataclasses.replace(config.Global, pretrained_model=weights)
     model = in_float32(build_model(dataclasses.replace(config, Global=named)))
     exported = json.loads((folder / "card.json").read_text())["fingerprint"]
-    if card.fingerprint(model.get_weights()) != exported:
+    if fingerprint(model.get_weights(), config.Arch.Preprocess) != exported:
         raise RunError(f"--weights {weights}: expected the weights that were exported, got others")
     embed = functools.partial(forward, model)
     runs = {KERAS: embed, **{k: v.from_pixels for k, v in variants.items()}}

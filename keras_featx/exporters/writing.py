@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -18,7 +17,15 @@ from keras_featx.config import dump_config, load_config
 from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import EXACT, REDUCED, ExportSection
-from keras_featx.exporters import card, gate, litert, measuring, onnx_file, saved_model
+from keras_featx.exporters import (
+    card,
+    gate,
+    litert,
+    measuring,
+    onnx_file,
+    saved_model,
+    tflite_metadata,
+)
 from keras_featx.exporters.gate import FILES
 from keras_featx.exporters.measuring import KERAS
 from keras_featx.exporters.source import Source, integer_network, make_source, training_images
@@ -80,20 +87,24 @@ def _writers(
     def write_saved_model(path: Path) -> None:
         assets = {"labels.txt": "".join(f"{n}\n" for n in source.names)} if source.names else {}
         version = path / str(section.version)
-        saved_model.save(source.deployed, preprocess, version, assets, files[:8])
+        saved_model.save(source.deployed_basic, preprocess, version, assets, files[:8])
 
-    def write_litert(path: Path, kind: str) -> None:
-        litert.save(source.deployed, path, kind, section.tflite_batch)
+    def write_litert(name: str, network, kind: str, path: Path) -> None:
+        fingerprint = source.fingerprint(preprocess)
+        about = tflite_metadata.facts(name, preprocess, fingerprint, section.licence)
+        litert.save(network, path, kind, section.tflite_batch, about)
+
+    def of_floats(name: str, kind: str) -> Callable[[Path], None]:
+        return lambda path: write_litert(name, source.deployed, kind, path)
 
     def write_integers(path: Path) -> None:
-        network = integer_network(config, source, train)
-        litert.save(network, path, "int8", section.tflite_batch)
+        write_litert("tflite_int8", integer_network(config, source, train), "int8", path)
 
     return {
         "saved_model": write_saved_model,
-        "tflite": functools.partial(write_litert, kind="float32"),
-        "tflite_float16": functools.partial(write_litert, kind="float16"),
-        "tflite_dynamic": functools.partial(write_litert, kind="int8"),
+        "tflite": of_floats("tflite", "float32"),
+        "tflite_float16": of_floats("tflite_float16", "float16"),
+        "tflite_dynamic": of_floats("tflite_dynamic", "int8"),
         "tflite_int8": write_integers,
         "onnx": lambda path: onnx_file.save(source.deployed, path, section.onnx_layout),
     }
