@@ -1,11 +1,13 @@
 """Embed images, on all devices a model has, into memory or into a file that can be gone on with."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,8 +87,8 @@ def embed(
     rest = samples if not store.done else samples.take(np.arange(store.done, len(samples)))
     dataset = pipeline.image_dataset(rest, model.input_shape[1:3], preprocess, batch_size)
     try:
-        for batch in progress(dataset, -(-len(rest) // batch_size), "embedding", batch_size):
-            found = forward(model, batch)
+        steps = -(-len(rest) // batch_size)
+        for found in progress(_forwards(model, dataset), steps, "embedding", batch_size):
             check_views(model, found, samples, np.arange(store.done, store.done + len(found)))
             store.add(found)
     except tf.errors.OpError as error:
@@ -122,6 +124,29 @@ def embed_usable(
     if not len(places):
         raise RunError(f"{samples.source}: expected images that can be decoded, got none")
     return places, np.concatenate(parts)
+
+
+def _forwards(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
+    """The embeddings of each batch, in order.
+
+    Two batches are under way at a time: where one leaves a core idle, as between its operations or
+    in those that do not split, the other has it.
+    """
+    batches = iter(batches)
+    for batch in itertools.islice(batches, 1):  # here, as it traces the model
+        yield forward(model, batch)
+    if model.distribute_strategy.num_replicas_in_sync > 1:  # devices are busy with one
+        yield from (forward(model, batch) for batch in batches)
+        return
+    with ThreadPoolExecutor(2) as pool:
+        before = None
+        for batch in batches:
+            found = pool.submit(forward, model, batch)
+            if before is not None:
+                yield before.result()
+            before = found
+        if before is not None:
+            yield before.result()
 
 
 def forward(model: keras.Model, batch) -> np.ndarray:

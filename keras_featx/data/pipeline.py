@@ -12,6 +12,7 @@ from keras_featx.data import faults, files
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples
 from keras_featx.errors import ConfigError
+from keras_featx.search_backends import cores
 from keras_featx.sections import ArchSection, Component, PreprocessSection
 
 # From a row, and a window of the upright image or none, to a uint8 image of the network's size.
@@ -153,24 +154,25 @@ def image_dataset(
     samples = as_samples(samples)
     load = image_loader(samples, image_size, preprocess)
     rows = tf.data.Dataset.range(len(samples))
+    how = {"num_parallel_calls": cores(), "deterministic": True}
     if not guarded and _is_ready(samples, image_size, preprocess):
         # A call of Python for each image takes longer than to copy it.
         found = rows.batch(batch_size).map(
-            lambda some: _pixels(samples, some, (None, *image_size, 3)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+            lambda some: _pixels(samples, some, (None, *image_size, 3)), **how
         )
-        return found.prefetch(tf.data.AUTOTUNE)
-    if guarded:
+    elif guarded:
         found = faults.guarded(rows, lambda row: load(row, None), (*image_size, 3))
         found = found.filter(lambda image, row, good: good).map(
             lambda image, row, good: (image, row)
         )
+        found = found.batch(batch_size)
     else:
-        found = rows.map(
-            lambda row: load(row, None), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-    return found.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        found = rows.map(lambda row: load(row, None), **how).batch(batch_size)
+    options = tf.data.Options()
+    # It ends an iteration only when it next looks at it (2.21): up to two seconds after the last
+    # batch.
+    options.autotune.enabled = False
+    return found.prefetch(2).with_options(options)
 
 
 def image_loader(
