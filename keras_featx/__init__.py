@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keras_featx.evaluation import evaluate, evaluate_sets
     from keras_featx.exporters import export
     from keras_featx.exporters.verify import verify
+    from keras_featx.gallery.collection import Gallery
     from keras_featx.models import (
         build_classifier,
         build_model,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Client": "keras_featx.client",
+    "Gallery": "keras_featx.gallery.collection",
     "RetrievalCallback": "keras_featx.monitoring",
     "build_classifier": "keras_featx.models",
     "build_model": "keras_featx.models",
@@ -50,6 +52,7 @@ _LAZY = {
 __all__ = [
     "Client",
     "ConfigError",
+    "Gallery",
     "RetrievalCallback",
     "RunError",
     "__version__",

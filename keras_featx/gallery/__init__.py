@@ -1,0 +1,1 @@
+"""Galleries: embeddings of known identities that can be changed, searched and rolled back."""
