@@ -1,6 +1,6 @@
 """Recall@1 of four recipes on real images, in one short fixed budget, and of PaddleClas' ArcMargin.
 
-LCNet x0.5 from scratch at 64 pixels, 12 epochs, on the identities of `grocery` and `emoji`; query
+LCNet x0.5 from scratch at 64 pixels, 20 epochs, on the identities of `grocery` and `emoji`; query
 and gallery are of identities never seen. PaddleClas trains the same network with the same rule on
 the very batches of our ArcMargin run: same pictures, same augmentation, same order.
 """
@@ -192,7 +192,8 @@ def _summary(scores: list[float]) -> dict:
 
 def _row(name: str, ours: list[float], theirs: list[float]) -> dict:
     own, other = (round(statistics.mean(scores), 4) for scores in (ours, theirs))
-    what = f"Recall@1 of ArcMargin on {name}, 12 epochs at 64 px, {len(ours)} seeds"
+    epochs = load_config(CONFIG).Global.epochs
+    what = f"Recall@1 of ArcMargin on {name}, {epochs} epochs at 64 px, {len(ours)} seeds"
     return side_by_side.row(what, own, "paddle", other, 1.0, unit="fraction")
 
 
