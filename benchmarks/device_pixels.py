@@ -27,7 +27,7 @@ from PIL import Image, ImageOps  # noqa: E402
 
 from keras_featx import images, retrieval_metrics  # noqa: E402
 from keras_featx.data import lists  # noqa: E402
-from keras_featx.device_gallery import DeviceModel, read_model  # noqa: E402
+from keras_featx.extractors import DeviceModel, read_model  # noqa: E402
 from keras_featx.runtimes import open_networks  # noqa: E402
 
 TRAINING = "training's pixels"

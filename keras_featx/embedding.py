@@ -88,7 +88,7 @@ def embed(
     dataset = pipeline.image_dataset(rest, model.input_shape[1:3], preprocess, batch_size)
     try:
         steps = -(-len(rest) // batch_size)
-        for found in progress(_forwards(model, dataset), steps, "embedding", batch_size):
+        for found in progress(embed_batches(model, dataset), steps, "embedding", batch_size):
             check_views(model, found, samples, np.arange(store.done, store.done + len(found)))
             store.add(found)
     except tf.errors.OpError as error:
@@ -126,7 +126,7 @@ def embed_usable(
     return places, np.concatenate(parts)
 
 
-def _forwards(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
+def embed_batches(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
     """The embeddings of each batch, in order.
 
     Two batches are under way at a time: where one leaves a core idle, as between its operations or

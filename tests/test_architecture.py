@@ -92,6 +92,7 @@ LAYERS = [
     ["report.doctor_page", "report.charts", "report.wording", "doctor.clean"],
     ["views"],
     ["embedding", "evaluation_data"],
+    ["extractors"],
     ["checkpoints", "evaluation", "exporters.graph", "exporters.warmup", "exporters.deploy"],
     ["monitoring", "report.panels", "report.spread"],
     ["report.views"],

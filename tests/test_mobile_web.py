@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from keras_featx.device_gallery import read_model
+from keras_featx.extractors import read_model
 from keras_featx.gallery_file import read_gallery
 
 WEB = ROOT / "mobile" / "web"

@@ -14,9 +14,9 @@ from served import expected
 
 import keras_featx
 from keras_featx import models
-from keras_featx.device_gallery import read_model
 from keras_featx.export_section import REDUCED
 from keras_featx.exporters import litert, tflite_metadata
+from keras_featx.extractors import read_model
 from keras_featx.fingerprints import fingerprint, rounded
 from keras_featx.sections import PreprocessSection
 

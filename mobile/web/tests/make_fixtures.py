@@ -18,7 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from keras_featx import images
-from keras_featx.device_gallery import read_model
+from keras_featx.extractors import read_model
 from keras_featx.gallery_file import read_gallery, write_gallery
 from keras_featx.sections import PreprocessSection
 
