@@ -22,7 +22,10 @@ from conftest import ROOT
 
 import keras_featx
 
-PAGES = [ROOT / "README.md", ROOT / "mobile" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [ROOT / "mobile" / "README.md", ROOT / "mobile" / "python" / "README.md"]
+# tests/test_mobile_web.py runs the blocks of mobile/web.
+LINKED = PAGES + [ROOT / "mobile" / name / "README.md" for name in ("cpp", "android", "web")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"python", "bash", "yaml", "text", "json"}
 
@@ -30,7 +33,7 @@ LANGUAGES = {"python", "bash", "yaml", "text", "json"}
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("configs", "tools", "keras_featx"):
+    for name in ("configs", "tools", "keras_featx", "mobile"):
         (folder / name).symlink_to(ROOT / name)
     yield folder
     for file in folder.glob("output/*.pid"):  # of servers, should a page not get to their end
@@ -122,7 +125,7 @@ def test_the_readme_is_short_and_starts_with_code():
     assert any(line.startswith("```") for line in lines[:30])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: "/".join(p.parts[-2:]))
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: "/".join(p.parts[-2:]))
 def test_links_lead_somewhere(page):
     prose = BLOCK.sub("", page.read_text())
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):

@@ -148,13 +148,18 @@ def resize(image, size, antialias=False):
     left, right, across = neighbours(width, image.shape[1])
     across, down = across[None, :, None], down[:, None, None]
 
+    def between(first, last, share):
+        last -= first  # in place, as new memory takes as long as the arithmetic
+        last *= share
+        last += first
+        return last
+
     def between_columns(rows):
         picked = image[rows]
-        first, last = (picked[:, some].astype(np.float32) for some in (left, right))
-        return first + (last - first) * across
+        return between(*(picked.take(some, 1).astype(np.float32) for some in (left, right)), across)
 
-    upper, lower = between_columns(top), between_columns(bottom)
-    return np.rint(upper + (lower - upper) * down).astype(np.uint8)
+    found = between(between_columns(top), between_columns(bottom), down)
+    return np.rint(found).astype(np.uint8)
 
 
 def neighbours(count, length):
