@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ def csv_list(
         "path": path_column, "label": label_column, "id": id_column, "camera": camera_column,
         "group": group_column, "split": split_column, "box": box_column,
     }  # fmt: skip
-    rows, columns = _read(source, delimiter, wanted, problems)
+    rows, columns = read_csv(source, delimiter, wanted, problems)
     rows, columns = _of_split(source, rows, columns, split, split_column)
     more = {f"{role}s": np.array(columns[role]) for role in ("camera", "group") if role in columns}
     if "box" in columns:
@@ -76,7 +77,26 @@ def csv_list(
     )
 
 
-def _read(source, delimiter, wanted, problems) -> tuple[np.ndarray, dict[str, list[str]]]:
+def read_csv(
+    source: str,
+    delimiter: str,
+    wanted: Mapping[str, str],
+    problems: Problems = None,
+    *,
+    rest: bool = False,
+) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Row numbers and columns of a CSV file.
+
+    Args:
+        source: The file.
+        delimiter: One character.
+        wanted: Names of columns by what they are for; ``path`` and ``label`` are needed.
+        problems: Where to put rows that cannot be used.
+        rest: Also all other columns, by their names.
+
+    Raises:
+        ConfigError: On a file that is no such table, with the row.
+    """
     reader = csv.reader(files.read_lines(source), delimiter=delimiter, strict=True)
     header = [name.strip() for name in next(reader, [])]
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -89,6 +109,9 @@ def _read(source, delimiter, wanted, problems) -> tuple[np.ndarray, dict[str, li
                 f"{components.closest(wanted[role], header)}"
             )
     places = {role: header.index(name) for role, name in wanted.items() if name in header}
+    if rest:
+        others = [name for name in header if name not in wanted.values()]
+        places |= {name: header.index(name) for name in others}
     rows: list[int] = []
     columns: dict[str, list[str]] = {role: [] for role in places}
     while True:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_featx.errors import ConfigError
+from keras_featx.errors import ConfigError, RunError
 from keras_featx.gallery.items import joined, make_items
 from keras_featx.gallery.opened import Opened, named, refuse_missing
 from keras_featx.gallery.segments import PRECISIONS, Items, open_segment, write_segment
@@ -16,6 +16,8 @@ from keras_featx.gallery.versions import Manifest, Part, Store, now
 
 # A segment with more removed than this share of it is written anew.
 _MOST_REMOVED = 0.25
+# Settings that mean nothing for another model.
+_OF_MODEL = ("threshold", "rule", "calibration", "model")
 
 
 class Gallery(Opened):
@@ -167,6 +169,32 @@ class Gallery(Opened):
         def change(manifest: Manifest) -> Manifest:
             kept = {k: v for k, v in {**manifest.settings, **settings}.items() if v is not None}
             return replace(manifest, settings=kept, what=f"set {', '.join(sorted(settings))}")
+
+        self._change(change)
+
+    def replace_model(self, fingerprint: str, size: int, items: Items | None, version: int) -> None:
+        """Put the same items, embedded by another model, in place of all.
+
+        Args:
+            fingerprint: Of the other model.
+            size: Of its embeddings.
+            items: All that are there, if any.
+            version: That they were read from.
+
+        Raises:
+            RunError: If another process has made a newer version since.
+        """
+
+        def change(manifest: Manifest) -> Manifest:
+            if manifest.version != version:
+                raise RunError(
+                    f"{self.store.folder}: version {manifest.version} was made meanwhile; do it "
+                    "again"
+                )
+            kept = {k: v for k, v in manifest.settings.items() if k not in _OF_MODEL}
+            made = replace(manifest, fingerprint=fingerprint, size=size, settings=kept)
+            parts = () if items is None else (self._written(items),)
+            return replace(made, parts=parts, what=f"another model for {len(items or ())}")
 
         self._change(change)
 
