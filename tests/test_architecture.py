@@ -93,6 +93,8 @@ LAYERS = [
     ["views"],
     ["embedding", "evaluation_data"],
     ["extractors"],
+    ["gallery.sources"],
+    ["gallery.filling"],
     ["checkpoints", "evaluation", "exporters.graph", "exporters.warmup", "exporters.deploy"],
     ["monitoring", "report.panels", "report.spread"],
     ["report.views"],
@@ -109,7 +111,7 @@ LAYERS = [
     ["exporters.writing"],
     ["exporters", "exporters.verify", "training_data", "packing"],
     ["training", "preview"],
-    ["quickstart", "gallery_options"],
+    ["quickstart", "gallery_options", "gallery_commands"],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}

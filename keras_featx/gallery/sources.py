@@ -1,5 +1,6 @@
 """What is to be in a gallery: images from folders, lists and tables, or embeddings from files."""
 
+import csv
 import hashlib
 import json
 import os
@@ -145,11 +146,13 @@ def _of_table(name: str, ending: str, root: str) -> Wanted:
 
 
 def _csv(name: str) -> tuple[np.ndarray, dict[str, list]]:
-    header = next(iter(files.read_lines(name)), "")
-    label = _IDENTITY if _IDENTITY in [one.strip(' "') for one in header.split(",")] else _LABEL
+    header = next(csv.reader(files.read_lines(name)), [])
+    named = [one.strip() for one in header]
+    label = next((one for one in (_IDENTITY, _LABEL) if one in named), None)
+    if label is None:
+        raise ConfigError(f"{name}:1: expected a column {_IDENTITY!r} or {_LABEL!r}, got {named}")
     rows, columns = tables.read_csv(name, ",", {PATH: PATH, "label": label}, rest=True)
-    if label == _IDENTITY:
-        columns[_IDENTITY] = columns.pop("label")
+    columns[label] = columns.pop("label")
     return rows, columns
 
 
@@ -158,7 +161,9 @@ def _parquet(name: str) -> tuple[np.ndarray, dict[str, list]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError(f"{name}: Parquet is read with: pip install pyarrow") from None
+        raise ConfigError(
+            f"{name}: Parquet is read with: pip install 'keras_featx[parquet]'"
+        ) from None
     try:
         columns = pyarrow.parquet.read_table(name).to_pydict()
     except (OSError, pyarrow.ArrowException) as error:
