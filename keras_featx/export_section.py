@@ -45,7 +45,7 @@ class TuneSection:
 
     steps: int = 200
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
 
     def check(self, path: str) -> None:
         """Refuse impossible values."""

@@ -87,58 +87,112 @@ def _feature_pools(model: keras.Model) -> list[keras.Layer]:
     """
     readers = consumers(model)
     pools = [layer for layer in model.layers if isinstance(layer, POOLING)]
-    return [pool for pool in pools if not _widens_again(pool, readers)]
+    return [pool for pool in pools if not _widens_again(pool, readers, _positions(pool.output))]
+
+
+def _positions(tensor) -> int:
+    """Of a map."""
+    return math.prod(tensor.shape[1:-1])
 
 
 def _rounded_operations(model: keras.Model, pools: list[keras.Layer]) -> list:
-    """The operations whose result is rounded: up to the maps that are averaged by ``pools``."""
+    """The operations whose result is rounded: those that a map larger than the last depends on.
+
+    The last stage is a tenth of the work, and there few places are averaged: rounding it cost six
+    times as much as rounding all before. It keeps floats.
+    """
     wanted, body = [tensor for pool in pools for tensor in inputs(pool)], []
+    last = min((_positions(tensor) for tensor in wanted), default=0)
     for operation in reversed(model.operations):
         if any(tensor is operation.output for tensor in wanted):
             body.append(operation)
             wanted.extend(inputs(operation))
+    readers = consumers(model)
+    body = [o for o in body if _positions(o.output) > last or _widens_again(o, readers, last)]
     # What moves numbers keeps their bounds; an addition and its ReLU6 are one kernel.
     moves = (keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten)
     into_relu6 = [id(operation.input) for operation in body if type(operation).__name__ == "Relu6"]
     return [o for o in body if not isinstance(o, moves) and id(o.output) not in into_relu6]
 
 
-def _widens_again(pool: keras.Layer, readers: dict[int, list]) -> bool:
-    """Whether a larger map depends on an average, as it does on that of squeeze-and-excitation."""
-    size, ahead = math.prod(pool.output.shape[1:-1]), [pool]
+def _widens_again(operation, readers: dict[int, list], size: int) -> bool:
+    """Whether a map of more positions depends on it, as on an average in squeeze-and-excitation."""
+    ahead, seen = [operation], set()
     while ahead:
         for reader in readers.get(id(ahead.pop().output), []):
-            if math.prod(reader.output.shape[1:-1]) > size:
+            if id(reader) in seen:
+                continue
+            seen.add(id(reader))
+            if _positions(reader.output) > size:
                 return True
             ahead.append(reader)
     return False
 
 
 def _bounds(model: keras.Model, operations: list, images: np.ndarray) -> dict[str, tuple]:
-    """Between which bounds each result is rounded best: with the smallest mean square error."""
+    """Between which bounds each result is rounded best: with the smallest mean square error.
+
+    The error of an image counts relative to its own values, as an embedding has norm 1: a single
+    image of values three times as large would else widen the bounds for all.
+    """
+    readers = consumers(model)
+    useful = [_useful(operation, readers) for operation in operations]
     probe = keras.Model(model.input, [operation.output for operation in operations])
     run = tf.function(lambda batch: probe(tf.cast(batch, tf.float32), training=False))
     ranges = [(0.0, 0.0)] * len(operations)  # zero must be among the levels: padding is zero
-    counts = np.zeros((len(operations), _BINS), np.int64)
+    counts = np.zeros((len(operations), _BINS))
     ends = np.full((2, *images.shape[1:]), [[[[0]]], [[[255]]]], images.dtype)
     images = np.concatenate([ends, images])
     batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
     for batch in batches:
         for i, values in enumerate(run(batch)):
             low, high = ranges[i]
+            values = tf.clip_by_value(values, *useful[i])
             ranges[i] = (
                 min(low, float(tf.reduce_min(values))),
                 max(high, float(tf.reduce_max(values))),
             )
     for batch in batches:
         for i, values in enumerate(run(batch)):
-            counts[i] += np.histogram(values, _BINS, ranges[i])[0]
+            values = values.numpy().clip(*useful[i]).reshape(len(batch), -1)
+            power = np.maximum((values.astype("float64") ** 2).mean(axis=1, keepdims=True), 1e-30)
+            weights = np.broadcast_to(1 / power, values.shape)
+            counts[i] += np.histogram(values, _BINS, ranges[i], weights=weights)[0]
     found = {}
     for operation, (low, high), count in zip(operations, ranges, counts, strict=True):
         # Pixels have 256 levels already: all of them, whatever these images hold.
         pixels = any(tensor is model.input for tensor in keras.tree.flatten(operation.input))
         found[operation.name] = (low, high) if pixels else _best(low, high, count)
     return found
+
+
+def _useful(operation, readers: dict[int, list]) -> tuple[float, float]:
+    """Between which values a result matters to what reads it.
+
+    Hard-swish is 0 up to -3, and hard sigmoid flat from 3 on, too: levels there are lost.
+    """
+    gates, others = [], []
+    for reader in readers.get(id(operation.output), []):
+        behind = readers.get(id(reader.output), [])
+        is_gate = _adds_three(reader) and [type(one).__name__ for one in behind] == ["Relu6"]
+        (gates if is_gate else others).append(reader)
+    products = [
+        one
+        for gate in gates
+        for relu6 in readers[id(gate.output)]
+        for one in readers.get(id(relu6.output), [])
+    ]
+    if not gates or any(one not in products for one in others):
+        return -np.inf, np.inf
+    return -3.0, np.inf if others else 3.0
+
+
+def _adds_three(operation) -> bool:
+    """Whether it is the sum in hard-swish and hard sigmoid, as the deploy form has them."""
+    if type(operation).__name__ != "Add" or isinstance(operation, keras.layers.Layer):
+        return False
+    # Keras has no public name for what an operation was called with.
+    return operation._inbound_nodes[0].arguments.args[1:] == (3.0,)
 
 
 def _best(low: float, high: float, counts: np.ndarray) -> tuple[float, float]:
@@ -168,7 +222,7 @@ def finetune(
     extractor: keras.Model,
     batches: Iterable[np.ndarray],
     steps: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 1e-4,
 ) -> None:
     """Train the integer form to give the embeddings of the float network.
 
