@@ -1,14 +1,14 @@
-"""The verbs of ``keras-featx gallery``: from parsed arguments to one JSON object."""
+"""The verbs of ``keras-featx gallery``: from parsed arguments to one JSON object.
+
+What needs TensorFlow is imported where it is used: most verbs do not wait for it.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from keras_featx.config import parse_yaml
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.extractors import Extractor, open_extractor
 from keras_featx.gallery.collection import Gallery
-from keras_featx.gallery.filling import fill
-from keras_featx.gallery.filling import reembed as embed_again
 from keras_featx.gallery.sources import Wanted, read_wanted
 from keras_featx.gallery.versions import Store
 
@@ -18,12 +18,14 @@ def parse_source(text: str, option: str = "SOURCE") -> Any:
     return parse_yaml(text, option) if text.lstrip().startswith("{") else text
 
 
-def extractor_of(gallery: Gallery, given: str | None) -> Extractor:
+def extractor_of(gallery: Gallery, given: str | None):
     """The model of a gallery: the given one, else the one that built it.
 
     Raises:
         ConfigError: If it is not there, or another.
     """
+    from keras_featx.extractors import open_extractor
+
     name = given or gallery.settings.get("model")
     if name is None:
         raise ConfigError(f"{gallery.store.folder}: expected --model, as no model built it")
@@ -42,6 +44,8 @@ def extractor_of(gallery: Gallery, given: str | None) -> Extractor:
 
 def build(options) -> dict[str, Any]:
     """Make a gallery and fill it; goes on with one that a killed run left empty."""
+    from keras_featx.extractors import open_extractor
+
     wanted = read_wanted(parse_source(options.source), options.image_root)
     extractor = None
     if options.model is not None:
@@ -77,6 +81,8 @@ def build(options) -> dict[str, Any]:
 
 
 def _filled(gallery: Gallery, wanted: Wanted, extractor, mode) -> dict[str, Any]:
+    from keras_featx.gallery.filling import fill
+
     counts = fill(gallery, wanted, extractor, mode)
     return {**counts, **_state(gallery)}
 
@@ -127,6 +133,9 @@ def remove(options) -> dict[str, Any]:
 
 def reembed(options) -> dict[str, Any]:
     """Embed all images again, by another model."""
+    from keras_featx.extractors import open_extractor
+    from keras_featx.gallery import filling
+
     gallery = Gallery(options.folder)
     moved = None
     if options.moved is not None:
@@ -135,7 +144,7 @@ def reembed(options) -> dict[str, Any]:
             raise ConfigError(f"--moved: expected OLD=NEW, got {options.moved!r}")
         moved = (old, new)
     extractor = open_extractor(options.model)
-    counts = embed_again(gallery, extractor, moved)
+    counts = filling.reembed(gallery, extractor, moved)
     path = Path(options.model)
     gallery.set(
         model=str(path.resolve()) if path.exists() else options.model,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 _SOURCE = (
     "a folder with one folder per identity, a .csv or .parquet table, an .npz of embeddings, or "
-    "such as '{name: ImageNetList, image_root: ..., cls_label_path: ...}'"
+    "such as '{name: ImageNetDataset, image_root: ..., cls_label_path: ...}'"
 )
 PRECISIONS = ("float32", "float16", "int8")
 

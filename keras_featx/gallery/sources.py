@@ -62,7 +62,7 @@ def read_wanted(
     that part is meant; a table may name ids in a column ``id``.
 
     Args:
-        source: A folder with one folder per identity; a data set such as ``{name: ImageNetList,
+        source: A folder with one folder per identity; a data set such as ``{name: ImageNetDataset,
             image_root: ..., cls_label_path: ...}``; a ``.csv`` or ``.parquet`` table with columns
             ``identity`` (or ``label``) and ``path``, or in Parquet ``embedding`` in its place,
             maybe ``id`` and ``box``, all others being metadata; or ``.npz`` with ``ids`` (or
@@ -80,7 +80,10 @@ def read_wanted(
     """
     if isinstance(source, Mapping):
         tree = {"DataLoader": {"Train": {"dataset": dict(source)}}}
-        component = from_dict(tree).DataLoader.Train.dataset.source
+        try:
+            component = from_dict(tree).DataLoader.Train.dataset.source
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("DataLoader.Train.dataset", "dataset")) from None
         samples = load_samples(component, "dataset")
         return _of_samples(samples, str(component.args.get("image_root", "")))
     name = os.fspath(source)
