@@ -23,6 +23,7 @@ from keras_featx.exporters.deploy import POOLING, Projection, consumers, deploy_
 from keras_featx.sections import Config
 
 _BATCH, _BINS = 32, 2048
+_MOVES = (keras.layers.ZeroPadding2D, keras.layers.Flatten)
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _feature_pools(model: keras.Model) -> list[keras.Layer]:
     """
     readers = consumers(model)
     pools = [layer for layer in model.layers if isinstance(layer, POOLING)]
-    return [pool for pool in pools if not _widens_again(pool, readers, _positions(pool.output))]
+    return [pool for pool in pools if _map_size(pool, readers) == _positions(pool.output)]
 
 
 def _positions(tensor) -> int:
@@ -96,10 +97,11 @@ def _positions(tensor) -> int:
 
 
 def _rounded_operations(model: keras.Model, pools: list[keras.Layer]) -> list:
-    """The operations whose result is rounded: those that a map larger than the last depends on.
+    """The operations whose result is rounded: those of the stages between the first and the last.
 
-    The last stage is a tenth of the work, and there few places are averaged: rounding it cost six
-    times as much as rounding all before. It keeps floats.
+    Both ends keep floats, as is usual (arXiv:1606.06160): they are a fifth of the work, and
+    rounding them costs more than rounding all between: the last maps, as few places are averaged;
+    the first, as all that follows sees their error.
     """
     wanted, body = [tensor for pool in pools for tensor in inputs(pool)], []
     last = min((_positions(tensor) for tensor in wanted), default=0)
@@ -108,25 +110,30 @@ def _rounded_operations(model: keras.Model, pools: list[keras.Layer]) -> list:
             body.append(operation)
             wanted.extend(inputs(operation))
     readers = consumers(model)
-    body = [o for o in body if _positions(o.output) > last or _widens_again(o, readers, last)]
+    layers = [one for one in body if not isinstance(one, keras.layers.InputLayer)]
     # What moves numbers keeps their bounds; an addition and its ReLU6 are one kernel.
-    moves = (keras.layers.InputLayer, keras.layers.ZeroPadding2D, keras.layers.Flatten)
-    into_relu6 = [id(operation.input) for operation in body if type(operation).__name__ == "Relu6"]
-    return [o for o in body if not isinstance(o, moves) and id(o.output) not in into_relu6]
+    layers = [one for one in layers if not isinstance(one, _MOVES)]
+    first = max((_positions(one.output) for one in layers if hasattr(one, "kernel")), default=0)
+    into_relu6 = [id(one.input) for one in layers if type(one).__name__ == "Relu6"]
+    return [
+        one
+        for one in layers
+        if last < _map_size(one, readers) <= first / 4 and id(one.output) not in into_relu6
+    ]
 
 
-def _widens_again(operation, readers: dict[int, list], size: int) -> bool:
-    """Whether a map of more positions depends on it, as on an average in squeeze-and-excitation."""
+def _map_size(operation, readers: dict[int, list]) -> int:
+    """Positions of the map it is for: in squeeze-and-excitation, that which is multiplied."""
+    own = _positions(operation.output)
     ahead, seen = [operation], set()
     while ahead:
         for reader in readers.get(id(ahead.pop().output), []):
-            if id(reader) in seen:
-                continue
-            seen.add(id(reader))
-            if _positions(reader.output) > size:
-                return True
-            ahead.append(reader)
-    return False
+            if _positions(reader.output) > own and not isinstance(reader, _MOVES):
+                return _positions(reader.output)
+            if id(reader) not in seen:
+                seen.add(id(reader))
+                ahead.append(reader)
+    return own
 
 
 def _bounds(model: keras.Model, operations: list, images: np.ndarray) -> dict[str, tuple]:
