@@ -3,14 +3,22 @@
 What needs TensorFlow is imported where it is used: most verbs do not wait for it.
 """
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_featx.config import parse_yaml
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.gallery.collection import Gallery
+from keras_featx.gallery.decisions import Rule
 from keras_featx.gallery.sources import Wanted, read_wanted
 from keras_featx.gallery.versions import Store
+from keras_featx.progress import progress
+
+_BATCH = 64
 
 
 def parse_source(text: str, option: str = "SOURCE") -> Any:
@@ -59,8 +67,6 @@ def build(options) -> dict[str, Any]:
     if options.model is not None:
         path = Path(options.model)
         settings["model"] = str(path.resolve()) if path.exists() else options.model
-        if extractor.threshold is not None:
-            settings["threshold"] = extractor.threshold
     gallery = None
     if not options.overwrite and Store(options.folder).exists():
         gallery = Gallery(options.folder)
@@ -146,11 +152,120 @@ def reembed(options) -> dict[str, Any]:
     extractor = open_extractor(options.model)
     counts = filling.reembed(gallery, extractor, moved)
     path = Path(options.model)
-    gallery.set(
-        model=str(path.resolve()) if path.exists() else options.model,
-        threshold=extractor.threshold,
-    )
+    gallery.set(model=str(path.resolve()) if path.exists() else options.model)
     return {**counts, **_state(gallery), "fingerprint": gallery.fingerprint}
+
+
+def search(options) -> dict[str, Any]:
+    """Say whose images are."""
+    from keras_featx.gallery import answering
+
+    gallery = Gallery(options.folder)
+    rule = rule_of(gallery, options)
+    extractor = extractor_of(gallery, options.model)
+    if options.boxes is not None or options.windows:
+        if options.boxes is not None and options.windows:
+            raise ConfigError("search: expected --boxes or --windows, one of them")
+        return answering.answer_scenes(
+            gallery, extractor, options.image, rule, options.boxes, options.overlap, options.output
+        )
+    return answering.answer(gallery, extractor, options.image, rule, options.k, options.output)
+
+
+def rule_of(gallery: Gallery, options) -> Rule:
+    """The rule of a gallery, with what options say in its place."""
+    rule = Rule.from_dict(gallery.settings.get("rule", {}))
+    given = {
+        name: value
+        for name in ("threshold", "margin", "combine")
+        if (value := getattr(options, name, None)) is not None
+    }
+    if "threshold" in given:
+        given["thresholds"] = {}
+    return replace(rule, **given)
+
+
+def calibrate(options) -> dict[str, Any]:
+    """Find a threshold and keep it with the gallery."""
+    from keras_featx.gallery import calibration
+
+    gallery = Gallery(options.folder)
+    given = {
+        name: value
+        for name in ("margin", "combine", "k")
+        if (value := getattr(options, name)) is not None
+    }
+    rule = Rule(**given)
+    asked = {}
+    for name in ("unknown", "known"):
+        if source := getattr(options, name):
+            asked[name] = _embedded(gallery, options, parse_source(source, f"--{name}"))
+    found = calibration.calibrate(
+        gallery, options.far, rule, per_identity=options.per_identity, **asked
+    )
+    about = {k: v for k, v in found.to_dict().items() if k != "rule"}
+    gallery.set(rule=found.rule.to_dict(), threshold=found.threshold, calibration=about)
+    return {**about, **_state(gallery)}
+
+
+def evaluate(options) -> dict[str, Any]:
+    """Measure answers on queries of whom some may be strangers."""
+    from keras_featx.gallery import open_set
+
+    gallery = Gallery(options.folder)
+    rule = rule_of(gallery, options)
+    if options.k is not None:
+        rule = replace(rule, k=options.k)
+    query, identities = _embedded(gallery, options, parse_source(options.source))
+    found = open_set.evaluate(gallery, query, identities, rule)
+    print(found, file=sys.stderr)
+    if options.output is not None:
+        found.write(options.output)
+    return found.to_dict()
+
+
+def _embedded(gallery: Gallery, options, source) -> tuple[np.ndarray, list[str]]:
+    """Embeddings and identities of what a person names."""
+    wanted = read_wanted(source, options.image_root)
+    if wanted.samples is None:
+        if wanted.fingerprint is not None:
+            gallery.check_fingerprint(wanted.fingerprint)
+        return wanted.vectors, wanted.identities
+    extractor = extractor_of(gallery, options.model)
+    steps = -(-len(wanted) // _BATCH)
+    batches = progress(extractor.embed(wanted.samples, _BATCH), steps, "embedding", _BATCH)
+    return np.concatenate(list(batches)), wanted.identities
+
+
+def info(options) -> dict[str, Any]:
+    """What is in a gallery."""
+    gallery = Gallery(options.folder)
+    counts = list(gallery.identities().values())
+    found = {
+        **_state(gallery),
+        "fingerprint": gallery.fingerprint,
+        "embedding_size": gallery.manifest.size,
+        "precision": gallery.manifest.precision,
+        "items_of_an_identity": [min(counts), max(counts)] if counts else None,
+        "versions": gallery.store.numbers(),
+        "settings": gallery.settings,
+    }
+    tables = {}
+    if options.examine:
+        from keras_featx.gallery.identities import merges, near_duplicates, outliers
+
+        tables = {
+            "outliers": outliers(gallery),
+            "near_duplicates": near_duplicates(gallery),
+            "merges": merges(gallery),
+        }
+    if options.output is not None:
+        from keras_featx.report.gallery_page import write_info
+
+        shown = {name.replace("_", "-").capitalize(): rows for name, rows in tables.items()}
+        write_info(gallery, options.output, tables=shown or None)
+        found["output"] = options.output
+    return {**found, **tables}
 
 
 def check(options) -> dict[str, Any]:

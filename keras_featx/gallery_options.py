@@ -3,11 +3,13 @@
 import importlib
 from collections.abc import Callable
 
+from keras_featx.gallery.decisions import COMBINE
+from keras_featx.gallery.segments import PRECISIONS
+
 _SOURCE = (
     "a folder with one folder per identity, a .csv or .parquet table, an .npz of embeddings, or "
     "such as '{name: ImageNetDataset, image_root: ..., cls_label_path: ...}'"
 )
-PRECISIONS = ("float32", "float16", "int8")
 
 
 def add_arguments(commands) -> None:
@@ -15,6 +17,7 @@ def add_arguments(commands) -> None:
     gallery = commands.add_parser("gallery", help="embeddings of known identities, to search in")
     verbs = gallery.add_subparsers(required=True, metavar="WHAT")
     _add_filling(verbs)
+    _add_asking(verbs)
     _add_looking(verbs)
     _add_versions(verbs)
     _add_pack(verbs)
@@ -76,6 +79,63 @@ def _add_filling(verbs) -> None:
     reembed.add_argument(
         "--moved", metavar="OLD=NEW", help="where paths begin with OLD, the images are at NEW now"
     )
+
+
+def _add_asking(verbs) -> None:
+    search = _verb(verbs, "search", "say whose images are")
+    search.add_argument("image", nargs="+", metavar="IMAGE_OR_FOLDER")
+    _add_model(search)
+    search.add_argument("-k", type=int, metavar="NEIGHBOURS", help="to show (default: 5)")
+    search.add_argument(
+        "--threshold", type=float, metavar="COSINE", help="below it: of nobody known (default: "
+        "that of `calibrate`; none where that was not done)",
+    )  # fmt: skip
+    search.add_argument(
+        "--output", metavar="FILE", help="write the answers, a line of JSON each (.jsonl), or a "
+        "panel of neighbours (.html, .png)",
+    )  # fmt: skip
+    search.add_argument(
+        "--boxes", metavar="FILE", help="look at these parts of the images: .csv or .json"
+    )
+    search.add_argument(
+        "--windows", action="store_true", help="look at parts of all sizes and places"
+    )
+    search.add_argument(
+        "--overlap", type=float, default=0.5, metavar="SHARE", help="of two parts of one identity "
+        "that overlap more, one is kept (default: %(default)s)",
+    )  # fmt: skip
+    calibrate = _verb(verbs, "calibrate", "find the threshold for a share of false accepts")
+    calibrate.add_argument(
+        "--far", type=float, default=0.01, help="share of strangers that may be accepted "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--unknown", metavar="SOURCE", help="images of identities that are not in the gallery "
+        "(default: its own items, each among those of other identities)",
+    )  # fmt: skip
+    calibrate.add_argument(
+        "--known", metavar="SOURCE", help="images of identities that are (default: its own items)"
+    )
+    calibrate.add_argument(
+        "--image-root", default="", metavar="FOLDER", help="of the paths of tables"
+    )
+    _add_model(calibrate)
+    calibrate.add_argument(
+        "--per-identity", action="store_true", help="also a threshold for each identity"
+    )
+    for command in (calibrate, evaluate := _verb(verbs, "evaluate", "measure its answers")):
+        command.add_argument("-k", type=int, help="neighbours that are looked at (default: 5)")
+        command.add_argument(
+            "--combine", choices=COMBINE, help="what scores an identity (default: max)"
+        )
+        command.add_argument(
+            "--margin", type=float, metavar="COSINE",
+            help="to the second identity, from which on an answer is believed (default: 0)",
+        )  # fmt: skip
+    _add_source(evaluate)
+    _add_model(evaluate)
+    evaluate.add_argument("--threshold", type=float, metavar="COSINE")
+    evaluate.add_argument("--output", metavar="FOLDER", help="write figures and queries there")
 
 
 def _add_looking(verbs) -> None:

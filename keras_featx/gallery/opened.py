@@ -166,11 +166,7 @@ class Opened:
         Raises:
             ConfigError: On queries of another size, or that are not finite; on a ``k`` below 1.
         """
-        query = np.asarray(query, "float32")
-        if query.ndim != 2 or query.shape[1] != self.manifest.size:
-            raise ConfigError(f"query: expected (queries, {self.manifest.size}), got {query.shape}")
-        if not np.isfinite(query).all():
-            raise ConfigError("query: expected finite numbers")
+        query = self.check_query(query)
         if k < 1:
             raise ConfigError(f"k: expected at least 1, got {k}")
         if not len(self) or not len(query):
@@ -180,6 +176,19 @@ class Opened:
             [self._match(serial, value) for serial, value in zip(*pair, strict=True)]
             for pair in zip(serials.tolist(), values.tolist(), strict=True)
         ]
+
+    def check_query(self, query: np.ndarray) -> np.ndarray:
+        """The query in float32.
+
+        Raises:
+            ConfigError: On queries of another size, or that are not finite.
+        """
+        query = np.asarray(query, "float32")
+        if query.ndim != 2 or query.shape[1] != self.manifest.size:
+            raise ConfigError(f"query: expected (queries, {self.manifest.size}), got {query.shape}")
+        if not np.isfinite(query).all():
+            raise ConfigError("query: expected finite numbers")
+        return query
 
     def _match(self, serial: int, similarity: float) -> Match:
         segment, row = self.place_of(serial)
