@@ -2,9 +2,11 @@
 
 import base64
 import http.client
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,6 +17,8 @@ from keras_featx.errors import ConfigError, RunError
 
 Images = str | os.PathLike | bytes | np.ndarray | Sequence[str | os.PathLike | bytes]
 
+_ITEMS = "/v1/gallery/items"
+
 
 class Client:
     """Embeddings from a server.
@@ -24,6 +28,7 @@ class Client:
         model: Its name there.
         timeout: Seconds until an answer.
         batch_size: Images of a request, at most.
+        token: That lets requests change the server's gallery.
 
     Example:
         >>> import keras_featx
@@ -36,7 +41,12 @@ class Client:
     BATCH_BYTES = 8 * 2**20
 
     def __init__(
-        self, url: str, model: str = "embedder", timeout: float = 10, batch_size: int = 16
+        self,
+        url: str,
+        model: str = "embedder",
+        timeout: float = 10,
+        batch_size: int = 16,
+        token: str | None = None,
     ):
         try:
             parts = urlsplit(url)
@@ -47,9 +57,14 @@ class Client:
             raise ConfigError(f"url: expected http://HOST:PORT, got {url!r}")
         if batch_size < 1:
             raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
+        if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ConfigError("token: expected one word of ASCII, without blanks")
         self.url, self.model = url.rstrip("/"), model
         self.timeout, self.batch_size = timeout, batch_size
         self._parts = parts
+        self._headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def embed(self, images: Images) -> np.ndarray:
         """Embed images, each exactly once, in their order.
@@ -82,14 +97,95 @@ class Client:
             k: Of each.
 
         Returns:
-            For each image ``[{"path": ..., "similarity": cosine}, ...]``.
+            For each image ``[{"id": ..., "identity": ..., "similarity": cosine, "metadata":
+            {...}}, ...]``; of a gallery that is an ``.npz`` file ``[{"path": ..., "similarity":
+            cosine}, ...]``.
         """
+        return [row for found in self._searches(images, k) for row in found["results"]]
+
+    def identify(self, images: Images) -> list[dict[str, Any]]:
+        """Whose each image is by the rule of the server's gallery, or that it is unknown.
+
+        Args:
+            images: Files, as in :meth:`embed`.
+
+        Returns:
+            For each image ``{"identity": name or None, "similarity": of the best identity, "why":
+            why nobody is known}``.
+
+        Raises:
+            RunError: Also if the gallery has neither a rule nor a threshold.
+        """
+        answers: list = []
+        for found in self._searches(images, 1):
+            if "answers" not in found:
+                raise RunError(f"{self.url}: its gallery has neither a rule nor a threshold")
+            answers += found["answers"]
+        return answers
+
+    def _searches(self, images: Images, k: int) -> Iterator[dict[str, Any]]:
         if isinstance(images, np.ndarray):
             raise ConfigError("images: expected paths or bytes to search with, got an array")
-        found: list = []
         for batch in self._batches(images):
-            found += self._call("POST", "/v1/search", {"instances": batch, "k": k})["results"]
-        return found
+            yield self._call("POST", "/v1/search", {"instances": batch, "k": k})
+
+    def gallery(self) -> dict[str, Any]:
+        """What is in the server's gallery: how many items, version, fingerprint, threshold."""
+        return self._call("GET", "/v1/gallery")
+
+    def add(
+        self,
+        ids: Sequence[str],
+        identities: Sequence[str],
+        images: Sequence[str | os.PathLike | bytes],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        replace: bool = False,
+    ) -> int:
+        """Add items to the server's gallery; returns how many.
+
+        What goes in one request is one change: all of it is done or nothing. Of many images, when
+        a request is refused, those before it are done.
+
+        Args:
+            ids: Of each, any text.
+            identities: Whose each is.
+            images: Files, as paths or as their bytes.
+            metadata: JSON objects.
+            replace: Items that are there; else one that is there is refused.
+
+        Raises:
+            ConfigError: On counts that differ.
+            RunError: With the server's sentence, such as for another token.
+        """
+        metadata = [{}] * len(ids) if metadata is None else metadata
+        given = {"ids": ids, "identities": identities, "images": images, "metadata": metadata}
+        for name, values in given.items():
+            if isinstance(values, str | bytes) or len(values) != len(ids):
+                got = "a text" if isinstance(values, str | bytes) else len(values)
+                raise ConfigError(f"{name}: expected one for each of {len(ids)} items, got {got}")
+        rows = zip(ids, identities, metadata, strict=True)
+        added = 0
+        for batch in self._batches(images):
+            items = [
+                {"id": one, "identity": identity, "image": image, "metadata": dict(more)}
+                for image, (one, identity, more) in zip(
+                    batch, itertools.islice(rows, len(batch)), strict=True
+                )
+            ]
+            added += self._call("POST", _ITEMS, {"items": items, "replace": replace})["changed"]
+        return added
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove items from the server's gallery, each in a change of its own; returns how many.
+
+        Raises:
+            RunError: At an id that is not there; those before it are removed.
+        """
+        if isinstance(ids, str):
+            raise ConfigError("ids: expected a list of them, got a text")
+        return sum(
+            self._call("DELETE", f"{_ITEMS}/{quote(one, safe='')}")["changed"] for one in ids
+        )
 
     def status(self) -> dict[str, Any]:
         """The versions of the model and their states."""
@@ -138,7 +234,7 @@ class Client:
         body = None if request is None else json.dumps(request, separators=(",", ":")).encode()
         try:
             place = self._parts.path.rstrip("/") + path
-            connection.request(method, place, body, {"Content-Type": "application/json"})
+            connection.request(method, place, body, self._headers)
             answer = connection.getresponse()
             status, text = answer.status, answer.read()
         except TimeoutError:

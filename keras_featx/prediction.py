@@ -16,6 +16,7 @@ from keras_featx.data import outputs
 from keras_featx.data.files import find_images
 from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
+from keras_featx.fingerprints import fingerprint
 from keras_featx.models import build_model
 from keras_featx.sections import Config
 
@@ -55,17 +56,20 @@ def predict(
     if batch_size < 1:
         raise ConfigError(f"batch size: expected at least 1, got {batch_size}")
     paths = [path for item in images for path in find_images(item)]
-    if model is None:
-        if not config.Global.pretrained_model:
-            raise ConfigError("Global.pretrained_model: expected the weights to use, got null")
-        model = build_model(config)
+    model = _extractor(config) if model is None else model
     return paths, embed(model, paths, config.Arch.Preprocess, batch_size)
+
+
+def _extractor(config: Config) -> keras.Model:
+    if not config.Global.pretrained_model:
+        raise ConfigError("Global.pretrained_model: expected the weights to use, got null")
+    return build_model(config)
 
 
 def predict_to_file(
     config: Config, images: Sequence[str], output: str | os.PathLike, batch_size: int = 64
 ) -> dict[str, Any]:
-    """Embed images into ``.npz`` (arrays ``paths`` and ``features``) or ``.jsonl``.
+    """Embed images into ``.npz`` (arrays ``paths``, ``features``, ``fingerprint``) or ``.jsonl``.
 
     A line of ``.jsonl`` is ``{"path": ..., "feature": [...]}``. Returns what was written and how
     fast.
@@ -78,11 +82,13 @@ def predict_to_file(
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"--output: expected a folder that can be written, got {output.parent}")
     started = time.perf_counter()
-    paths, features = predict(config, images, batch_size=batch_size)
+    model = _extractor(config)
+    paths, features = predict(config, images, model, batch_size)
     seconds = time.perf_counter() - started
     if output.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez(buffer, paths=np.array(paths), features=features)
+        known = fingerprint(model.get_weights(), config.Arch.Preprocess)
+        np.savez(buffer, paths=np.array(paths), features=features, fingerprint=known)
         outputs.write_bytes(output, buffer.getbuffer())
     else:
         lines = [

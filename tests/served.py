@@ -97,4 +97,4 @@ def serving(folder, limits=None, **options):
     finally:
         server.should_exit = True
         thread.join()
-        service.workers.stop()
+        service.stop()

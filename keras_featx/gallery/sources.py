@@ -76,7 +76,7 @@ def read_wanted(
         >>> from keras_featx.gallery.sources import read_wanted
         >>> wanted = read_wanted("keras_featx/assets/emoji_mini/test")
         >>> len(wanted), wanted.ids[0], wanted.identities[0]
-        (240, '2nd-place-medal/blobmoji.png', '2nd-place-medal')
+        (240, '2nd-place-medal/emojione.png', '2nd-place-medal')
     """
     if isinstance(source, Mapping):
         tree = {"DataLoader": {"Train": {"dataset": dict(source)}}}

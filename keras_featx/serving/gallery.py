@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,30 @@ class Gallery:
     Attributes:
         paths: As the file has them.
         features: Float32 ``(entries, size)``, unit norm.
+        fingerprint: Of the model that made them, where the file says it.
     """
 
     paths: list[str]
     features: np.ndarray
+    fingerprint: str | None = None
 
-    def search(self, query: np.ndarray, k: int) -> list[list[dict]]:
-        """For each query the ``k`` nearest entries, best first.
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def describe(self) -> dict[str, Any]:
+        """What is in it, as far as a file tells."""
+        return {
+            "items": len(self),
+            "identities": None,
+            "version": None,
+            "fingerprint": self.fingerprint,
+            "precision": str(self.features.dtype),
+            "size": self.features.shape[1],
+            "threshold": None,
+        }
+
+    def search(self, query: np.ndarray, k: int) -> dict[str, Any]:
+        """What ``/v1/search`` answers: for each query the ``k`` nearest entries, best first.
 
         Args:
             query: Float32 ``(queries, size)``, unit norm.
@@ -33,23 +51,24 @@ class Gallery:
             >>> import numpy as np
             >>> from keras_featx.serving.gallery import Gallery
             >>> Gallery(["a.png", "b.png"], np.eye(2, dtype="float32")).search(np.eye(2)[:1], 1)
-            [[{'path': 'a.png', 'similarity': 1.0}]]
+            {'results': [[{'path': 'a.png', 'similarity': 1.0}]]}
         """
         values, rows = nearest(query, self.features, k, backend="numpy")
-        return [
+        results = [
             [
                 {"path": self.paths[row], "similarity": value}
                 for row, value in zip(near, found, strict=True)
             ]
             for near, found in zip(rows.tolist(), values.tolist(), strict=True)
         ]
+        return {"results": results}
 
 
 def load_gallery(path: Path, size: int) -> Gallery:
     """Read what ``keras-featx predict --output FILE.npz`` wrote.
 
     Args:
-        path: Its arrays are ``paths`` and ``features``.
+        path: Its arrays are ``paths`` and ``features``, and in newer ones ``fingerprint``.
         size: Of an embedding of the model.
 
     Raises:
@@ -58,9 +77,10 @@ def load_gallery(path: Path, size: int) -> Gallery:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = sorted(file.files)
-            if names != ["features", "paths"]:
+            if sorted({*names} - {"fingerprint"}) != ["features", "paths"]:
                 raise ConfigError(f"{path}: expected arrays paths and features, got {names}")
             paths, features = file["paths"], file["features"]
+            fingerprint = str(file["fingerprint"]) if "fingerprint" in names else None
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, ConfigError):
             raise
@@ -82,4 +102,4 @@ def load_gallery(path: Path, size: int) -> Gallery:
         raise ConfigError(
             f"{path}: expected features of norm 1, got {lengths[bad[0]]:.3g} in row {bad[0]}"
         )
-    return Gallery(paths.astype(str).tolist(), features)
+    return Gallery(paths.astype(str).tolist(), features, fingerprint)

@@ -100,14 +100,15 @@ def _join(shape: list) -> str:
     return ",".join(map(str, shape))
 
 
-def _check_count(value: Any, most: int) -> None:
+def check_count(value: Any, most: int) -> None:
+    """Refuse a list of more images than a request may have: 413."""
     if isinstance(value, list) and len(value) > most:
         raise Refused(413, f"Expected at most {most} images in a request, got {len(value)}")
 
 
 def _rows(given: list, name: str, dtype: str, most: int) -> tuple[list[int], Any]:
     """Shape and values of the form ``instances``."""
-    _check_count(given, most)
+    check_count(given, most)
     named = _is_named(given[0])
     items = []
     for i, item in enumerate(given):
@@ -160,16 +161,17 @@ def _column(given: Any, name: str, dtype: str, most: int) -> tuple[list[int], An
         if name not in given:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
         given = given[name]
-    _check_count(given, most)
+    check_count(given, most)
     pixels = _quick(given) if dtype == "uint8" else None
     return (list(pixels.shape), pixels) if pixels is not None else _dense(given, dtype)
 
 
 def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not is_base64(value)
 
 
-def _is_base64(value: Any) -> bool:
+def is_base64(value: Any) -> bool:
+    """Whether it is ``{"b64": "..."}``, without a look at the text."""
     return isinstance(value, dict) and list(value) == ["b64"] and isinstance(value["b64"], str)
 
 
@@ -233,9 +235,22 @@ def _string(value: Any) -> bytes:
         return value.encode(errors="surrogatepass")
     if not isinstance(value, dict):
         raise about(value, f"Type: {type_name(value)} is not of expected type: string")
-    if not _is_base64(value):
+    if not is_base64(value):
         raise about(value, "not formatted correctly for base64 data")
-    text = value["b64"]
+    return from_base64(value["b64"])
+
+
+def from_base64(text: str) -> bytes:
+    """Decode what a request has as ``{"b64": ...}``.
+
+    Raises:
+        Refused: 400 if it is no base64.
+
+    Example:
+        >>> from keras_featx.serving.instances import from_base64
+        >>> from_base64("QUI")
+        b'AB'
+    """
     try:
         if not text.isascii():
             raise binascii.Error

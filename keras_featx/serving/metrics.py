@@ -16,9 +16,10 @@ class Metrics:
         latency: Seconds of requests, by route.
         images: Embedded.
         image_seconds: Of a worker for one image: header, decoding, network.
+        changes: Of the gallery, counted by what they were.
     """
 
-    def __init__(self, waiting: Callable[[], int]):
+    def __init__(self, waiting: Callable[[], int], items: Callable[[], int] | None = None):
         self.registry = CollectorRegistry()
         own = {"registry": self.registry, "namespace": "featx"}
         self.requests = Counter("requests", "Answered requests.", ["route", "code"], **own)
@@ -30,6 +31,9 @@ class Metrics:
             "image_seconds", "Of a worker, for an image or a search.", buckets=_SECONDS, **own
         )
         Gauge("queue_images", "Images that wait for a worker.", **own).set_function(waiting)
+        self.changes = Counter("gallery_changes", "Made over HTTP.", ["kind"], **own)
+        if items is not None:
+            Gauge("gallery_items", "Of the newest version.", **own).set_function(items)
 
     def text(self) -> bytes:
         """All of it."""

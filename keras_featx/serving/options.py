@@ -62,7 +62,8 @@ class Options:
         host: Address or name to listen at.
         port: 0 takes a free one.
         threads: Workers; each has an interpreter of its own.
-        gallery: An ``.npz`` file of ``keras-featx predict`` to search in.
+        gallery: To search in: the folder of one, or an ``.npz`` file of ``keras-featx predict``.
+        gallery_token_file: Has the token of those who may change the gallery.
         limits: Of requests.
 
     Example:
@@ -79,6 +80,7 @@ class Options:
     port: int = 8501
     threads: int = field(default_factory=cores)
     gallery: str | os.PathLike | None = None
+    gallery_token_file: str | os.PathLike | None = None
     limits: Limits = field(default_factory=Limits)
 
     def check(self) -> None:
@@ -99,11 +101,26 @@ class Options:
             raise ConfigError(f"--threads: expected at least 1, got {self.threads}")
         if self.model is not None:
             _check_model(self.model)
-        if self.gallery is not None and Path(self.gallery).suffix != ".npz":
-            raise ConfigError(
-                f"--gallery: expected a name ending in .npz, got {str(self.gallery)!r}"
-            )
+        self._check_gallery()
         self.limits.check()
+
+    @property
+    def gallery_on_disk(self) -> bool:
+        """Whether the gallery is a folder, which can be changed."""
+        if self.gallery is None:
+            return False
+        return Path(self.gallery).is_dir() or not Path(self.gallery).suffix
+
+    def _check_gallery(self) -> None:
+        name = "nothing" if self.gallery is None else repr(str(self.gallery))
+        if self.gallery_on_disk:
+            return
+        if self.gallery is not None and Path(self.gallery).suffix != ".npz":
+            raise ConfigError(f"--gallery: expected a name ending in .npz, got {name}")
+        if self.gallery_token_file is not None:
+            raise ConfigError(
+                f"--gallery-token-file: expected --gallery with the folder of one, got {name}"
+            )
 
 
 def _check_model(model: str) -> None:
@@ -131,8 +148,12 @@ def add_arguments(command) -> None:
     add("--port", type=int, default=default.port, help="0 takes a free one (default: %(default)s)")
     add("--threads", type=int, default=default.threads, help="workers (default: one a core)")
     add(
-        "--gallery", metavar="FILE.npz", help="what `keras-featx predict --output` wrote, for "
-        "/v1/search",
+        "--gallery", metavar="GALLERY", help="the folder of one, or the FILE.npz that "
+        "`keras-featx predict --output` wrote, for /v1/search",
+    )  # fmt: skip
+    add(
+        "--gallery-token-file", metavar="FILE", help="lets requests with the token in it change "
+        "the gallery in its folder",
     )  # fmt: skip
     add(
         "--queue", type=int, default=limits.queue, metavar="IMAGES",
@@ -170,6 +191,7 @@ def from_arguments(arguments) -> Options:
         labels=_labels(arguments.label),
         threads=arguments.threads,
         gallery=arguments.gallery,
+        gallery_token_file=arguments.gallery_token_file,
         limits=limits,
     )
     options.check()

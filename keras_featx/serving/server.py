@@ -16,8 +16,10 @@ from keras_featx.runtimes import open_networks
 from keras_featx.serving.folders import Artefact, choose_labels, find_artefacts
 from keras_featx.serving.gallery import load_gallery
 from keras_featx.serving.options import Options
+from keras_featx.serving.tokens import read_token
 
 if TYPE_CHECKING:
+    from keras_featx.serving.galleries import StoredGallery
     from keras_featx.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def serve(options: Options) -> dict[str, Any]:
         ``{"requests": answered, "images": embedded, "seconds": served}``.
 
     Raises:
-        ConfigError: On wrong options, a folder without a model, a gallery of another size.
+        ConfigError: On wrong options, a folder without a model, a gallery of another one.
         RunError: On a damaged model, an address that is in use, a missing package.
     """
     options.check()
@@ -47,12 +49,12 @@ def serve(options: Options) -> dict[str, Any]:
         started = time.perf_counter()
         try:
             listener.listen(1024)
-            log.info("%s", describe(options, artefacts, listener))
+            log.info("%s", describe(service, artefacts, listener))
             from keras_featx.serving.app import make_app
 
             run(make_app(service), listener, options.limits.timeout)
         finally:
-            service.workers.stop()
+            service.stop()
     return {
         "requests": service.metrics.total("requests"),
         "images": service.metrics.total("images"),
@@ -67,18 +69,59 @@ def open_service(options: Options, artefacts: dict[int, Artefact]) -> "Service":
         ConfigError: On a gallery that does not fit the newest version.
         RunError: On a damaged file.
     """
+    token = None
+    if options.gallery_token_file is not None:
+        token = read_token(options.gallery_token_file)
     # Before TensorFlow is there, which decodes, so that a bad file is told of at once.
     opened = {
         version: open_networks(one.path, one.arch.image_size, options.threads)
         for version, one in artefacts.items()
     }
-    size = opened[max(opened)].embedding_size
-    gallery = None if options.gallery is None else load_gallery(Path(options.gallery), size)
+    newest = max(artefacts)
+    gallery: Any = None
+    if options.gallery_on_disk:
+        gallery = open_stored(Path(options.gallery), artefacts[newest])
+    elif options.gallery is not None:
+        gallery = load_gallery(Path(options.gallery), opened[newest].embedding_size)
+        if gallery.fingerprint is not None:
+            _warn_of_another(Path(options.gallery), gallery.fingerprint, artefacts[newest])
     from keras_featx.serving.embedder import make_embedder
     from keras_featx.serving.service import make_service
 
     embedders = {v: make_embedder(one, opened[v]) for v, one in artefacts.items()}
-    return make_service(options, embedders, gallery)
+    return make_service(options, embedders, gallery, token)
+
+
+def open_stored(folder: Path, artefact: Artefact) -> "StoredGallery":
+    """Open a gallery on disk for a model.
+
+    Raises:
+        ConfigError: If there is none, or one of another model, with both fingerprints.
+        RunError: If it is damaged.
+    """
+    from keras_featx.gallery.versions import Store
+
+    Store(folder).read()  # before TensorFlow, too
+    from keras_featx.serving.galleries import StoredGallery
+
+    return StoredGallery(folder, _fingerprint(artefact))
+
+
+def _fingerprint(artefact: Artefact) -> str:
+    from keras_featx.extractors import open_extractor, read_model
+
+    opener = read_model if artefact.path.suffix == ".tflite" else open_extractor
+    return opener(artefact.path).fingerprint
+
+
+def _warn_of_another(path: Path, fingerprint: str, artefact: Artefact) -> None:
+    """A file may be of the same model in floats, and is served all the same."""
+    try:
+        served = _fingerprint(artefact)
+    except ConfigError:  # of a file that says nothing of itself
+        return
+    if served != fingerprint:
+        log.warning("%s: embeddings of the model %s, served is %s", path, fingerprint, served)
 
 
 def check_installed() -> None:
@@ -109,10 +152,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def describe(options: Options, artefacts: dict[int, Artefact], listener: socket.socket) -> str:
+def describe(service: "Service", artefacts: dict[int, Artefact], listener: socket.socket) -> str:
     """The one line that a server logs when it begins."""
     from keras_featx.serving.instances import SIGNATURES
 
+    options = service.options
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     labels = "".join(f", {label}={version}" for label, version in options.labels.items())
@@ -120,8 +164,15 @@ def describe(options: Options, artefacts: dict[int, Artefact], listener: socket.
     return (
         f"serving {options.name} at http://{host}:{port}: versions "
         f"{', '.join(map(str, artefacts))}{labels}; signatures {', '.join(SIGNATURES)}; "
-        f"{options.threads} threads; {files}"
+        f"{options.threads} threads; {files}{_gallery_words(service)}"
     )
+
+
+def _gallery_words(service: "Service") -> str:
+    if service.gallery is None:
+        return ""
+    how = "read only" if service.token is None else "changed by requests with the token"
+    return f"; {service.options.gallery}: {len(service.gallery):,} items, {how}"
 
 
 def run(app: Callable, listener: socket.socket, timeout: float) -> None:

@@ -1,14 +1,18 @@
 """What a running server knows, and how the words of an address lead to a version."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keras_featx.serving.bodies import Bodies
 from keras_featx.serving.embedder import Embedder
+from keras_featx.serving.galleries import StoredGallery
 from keras_featx.serving.gallery import Gallery
 from keras_featx.serving.metrics import Metrics
 from keras_featx.serving.options import Options
 from keras_featx.serving.refusals import Refused, invalid
 from keras_featx.serving.workers import Workers
+
+# That may wait for the one that is being made.
+_CHANGES = 64
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,19 @@ class Service:
         options: As given.
         embedders: By version, in rising order; the last is the default.
         gallery: To search in, or ``None``.
+        token: Of those who may change the gallery; ``None`` where nobody may.
         workers: Threads.
+        changes: One more thread, for changes of the gallery.
         metrics: Numbers.
         bodies: Of requests, in memory.
     """
 
     options: Options
     embedders: dict[int, Embedder]
-    gallery: Gallery | None
+    gallery: Gallery | StoredGallery | None
+    token: str | None = field(repr=False)
     workers: Workers
+    changes: Workers
     metrics: Metrics
     bodies: Bodies
 
@@ -35,6 +43,11 @@ class Service:
     def newest(self) -> Embedder:
         """The version that answers where none is named."""
         return next(reversed(self.embedders.values()))
+
+    def stop(self) -> None:
+        """Let what has begun end, and drop the rest."""
+        self.workers.stop()
+        self.changes.stop()
 
     def find(self, name: str, version: int | None, label: str | None) -> Embedder:
         """The version that a request for a prediction means.
@@ -80,10 +93,14 @@ class Service:
 
 
 def make_service(
-    options: Options, embedders: dict[int, Embedder], gallery: Gallery | None
+    options: Options,
+    embedders: dict[int, Embedder],
+    gallery: Gallery | StoredGallery | None,
+    token: str | None,
 ) -> Service:
     """Start the workers."""
-    metrics = Metrics(lambda: workers.waiting)
+    metrics = Metrics(lambda: workers.waiting, None if gallery is None else gallery.__len__)
     workers = Workers(options.threads, options.limits.queue, metrics.image_seconds.observe)
+    changes = Workers(1, _CHANGES, what="changes")
     bodies = Bodies(options.limits)
-    return Service(options, embedders, gallery, workers, metrics, bodies)
+    return Service(options, embedders, gallery, token, workers, changes, metrics, bodies)

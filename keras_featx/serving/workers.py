@@ -15,6 +15,7 @@ class Workers:
         threads: How many.
         queue: Tasks that may wait.
         observe: Told the seconds of each task.
+        what: The tasks in a word.
 
     Example:
         >>> from keras_featx.serving.workers import Workers
@@ -25,11 +26,15 @@ class Workers:
     """
 
     def __init__(
-        self, threads: int, queue: int, observe: Callable[[float], object] = lambda seconds: None
+        self,
+        threads: int,
+        queue: int,
+        observe: Callable[[float], object] = lambda seconds: None,
+        what: str = "images",
     ):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="featx-worker")
         self._lock = threading.Lock()
-        self._queue, self._observe = queue, observe
+        self._queue, self._observe, self._what = queue, observe, what
         self._waiting = self._running = 0
         self._threads = threads
 
@@ -52,7 +57,8 @@ class Workers:
             if len(tasks) > free + max(self._threads - self._running - self._waiting, 0):
                 raise Refused(
                     503,
-                    f"Too many images wait: {self._waiting} of at most {self._queue}; try again",
+                    f"Too many {self._what} wait: {self._waiting} of at most {self._queue}; try "
+                    "again",
                     {"Retry-After": "1"},
                 )
             self._waiting += len(tasks)
