@@ -14,6 +14,7 @@ from keras_featx.config import apply_overrides, from_dict, load_config, parse_ya
 from keras_featx.doctor import options as doctor
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import FORMATS
+from keras_featx.interop import options as interop
 from keras_featx.serving import options as serving
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
@@ -100,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
         _with_config(commands, "doctor", _doctor, "check a data set before training", False)
     )
     gallery.add_arguments(commands)
+    interop.add_arguments(
+        _with_config(commands, "import-paddle", interop.run, "take over weights of PaddleClas")
+    )
     serve = commands.add_parser("serve", help="answer embeddings over HTTP")
     serving.add_arguments(serve)
     serve.set_defaults(command=_serve)

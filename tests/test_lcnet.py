@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import randomize
-from paddle_names import load, our_path, to_keras
 
 from keras_featx import models
 from keras_featx.backbones.lcnet import lcnet
 from keras_featx.config import from_dict
 from keras_featx.heads import softmax
+from keras_featx.interop.paddle_weights import our_path, to_keras
 
 PARAMS_TO_FLATTEN = {
     0.25: 242_936,
@@ -41,6 +41,15 @@ INPUTS = [("rec_x0_25_small", case) for case in ("s64/", "s224/", "odd/")] + [
 ]
 
 TRAINED = [("rec_x0_25_small", "s64/"), ("rec_x0_5", "")]  # with a whole step in training mode
+
+
+def load(model, golden):
+    """Every golden parameter into the model; every weight of the model from a parameter."""
+    params = {k.removeprefix("param/"): golden[k] for k in golden.files if k.startswith("param/")}
+    variables = {v.path: v for v in model.weights if not v.path.endswith("margin_factor")}
+    for name, array in params.items():
+        variables.pop(our_path(name)).assign(to_keras(name, array))
+    assert not variables
 
 
 def golden_model(golden, name, image, **backbone):

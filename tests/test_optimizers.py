@@ -5,7 +5,6 @@ import json
 import keras
 import numpy as np
 import pytest
-from paddle_names import our_path, to_keras
 from test_lcnet import golden_model, images
 from update_rules import RULES as PAPERS
 from update_rules import trajectory as on_paper
@@ -13,6 +12,7 @@ from update_rules import trajectory as on_paper
 from keras_featx import components, distribute, models
 from keras_featx.config import from_dict, parse_yaml
 from keras_featx.errors import ConfigError
+from keras_featx.interop.paddle_weights import our_path, to_keras
 from keras_featx.optimizers import Momentum, TableSchedule, build_optimizer, classes
 
 RULES = {  # name in optim_lr_act.npz: section of the config

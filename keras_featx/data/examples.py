@@ -44,10 +44,10 @@ def read(data: bytes) -> dict[str, Feature]:
         ([7], b'...')
     """
     found: dict[str, Feature] = {}
-    for number, features in _fields(data, 0, len(data)):
+    for number, features in fields(data, 0, len(data)):
         if number != 1:
             continue
-        for inner, entry in _fields(data, *_chunk(features)):
+        for inner, entry in fields(data, *_chunk(features)):
             if inner == 1:
                 name, feature = _entry(data, *_chunk(entry))
                 found[name] = feature
@@ -98,7 +98,7 @@ def _varint(value: int) -> bytes:
 
 def _entry(data: bytes, first: int, end: int) -> tuple[str, Feature]:
     name, feature = "", Feature("", [])
-    for number, value in _fields(data, first, end):
+    for number, value in fields(data, first, end):
         if number == 1:
             start, stop = _chunk(value)
             name = data[start:stop].decode()
@@ -109,12 +109,12 @@ def _entry(data: bytes, first: int, end: int) -> tuple[str, Feature]:
 
 def _read_feature(data: bytes, first: int, end: int) -> Feature:
     kind, values = "", []
-    for number, value in _fields(data, first, end):
+    for number, value in fields(data, first, end):
         if number not in _LISTS:
             continue
         if _LISTS[number] != kind:
             kind, values = _LISTS[number], []  # of a choice, the last one counts
-        for inner, item in _fields(data, *_chunk(value)):
+        for inner, item in fields(data, *_chunk(value)):
             if inner != 1:
                 continue
             if kind == "bytes":
@@ -154,8 +154,20 @@ def _chunk(value: "int | tuple[int, int]") -> tuple[int, int]:
     return value
 
 
-def _fields(data: bytes, place: int, end: int) -> Iterator[tuple[int, "int | tuple[int, int]"]]:
-    """Field numbers with a number, or with (first, end) of bytes."""
+def fields(data: bytes, place: int, end: int) -> Iterator[tuple[int, "int | tuple[int, int]"]]:
+    r"""The fields of any message in ``data[place:end]``: field numbers, each with a value.
+
+    A value is a number, or the (first, end) of bytes: a text, a message, a list of numbers, or a
+    number of fixed size. Of those that repeat, each comes by itself.
+
+    Raises:
+        ValueError: If the bytes are no message.
+
+    Example:
+        >>> from keras_featx.data import examples
+        >>> list(examples.fields(b"\x08\x07\x12\x02ab", 0, 6))
+        [(1, 7), (2, (4, 6))]
+    """
     while place < end:
         tag, place = _read_varint(data, place, end)
         number, wire = tag >> 3, tag & 7
