@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_featx.config import parse_yaml
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.gallery.backends import check_settings
 from keras_featx.gallery.collection import Gallery
 from keras_featx.gallery.decisions import Rule
 from keras_featx.gallery.sources import Wanted, read_wanted
@@ -63,7 +64,9 @@ def build(options) -> dict[str, Any]:
         fingerprint, size = wanted.fingerprint, wanted.vectors.shape[-1]
     else:
         raise ConfigError(f"--model: expected the model to embed {wanted.source} with")
-    settings = {}
+    settings: dict[str, Any] = {}
+    if options.backend is not None:
+        settings["backend"] = _backend(options)
     if options.model is not None:
         path = Path(options.model)
         settings["model"] = str(path.resolve()) if path.exists() else options.model
@@ -84,6 +87,14 @@ def build(options) -> dict[str, Any]:
             options.folder, fingerprint, size, options.precision, settings, options.overwrite
         )
     return _filled(gallery, wanted, extractor, "add")
+
+
+def _backend(options) -> Any:
+    """Settings of a backend, without what is secret."""
+    given = parse_source(options.backend, "--backend")
+    if check_settings(given).get("token"):
+        raise ConfigError("--backend: token: expected in the environment, MILVUS_TOKEN")
+    return given
 
 
 def _filled(gallery: Gallery, wanted: Wanted, extractor, mode) -> dict[str, Any]:
@@ -162,14 +173,18 @@ def search(options) -> dict[str, Any]:
 
     gallery = Gallery(options.folder)
     rule = rule_of(gallery, options)
+    backend = None if options.backend is None else _backend(options)
     extractor = extractor_of(gallery, options.model)
     if options.boxes is not None or options.windows:
         if options.boxes is not None and options.windows:
             raise ConfigError("search: expected --boxes or --windows, one of them")
         return answering.answer_scenes(
-            gallery, extractor, options.image, rule, options.boxes, options.overlap, options.output
-        )
-    return answering.answer(gallery, extractor, options.image, rule, options.k, options.output)
+            gallery, extractor, options.image, rule, options.boxes, options.overlap,
+            options.output, backend,
+        )  # fmt: skip
+    return answering.answer(
+        gallery, extractor, options.image, rule, options.k, options.output, backend
+    )
 
 
 def rule_of(gallery: Gallery, options) -> Rule:

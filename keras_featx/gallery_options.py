@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 
+from keras_featx.gallery.backends import SETTINGS
 from keras_featx.gallery.decisions import COMBINE
 from keras_featx.gallery.segments import PRECISIONS
 
@@ -45,6 +46,13 @@ def _add_model(command) -> None:
     )  # fmt: skip
 
 
+def _add_backend(command) -> None:
+    command.add_argument(
+        "--backend", metavar="BACKEND", help=f"what searches: {', '.join(SETTINGS)}, or such as "
+        "'{name: faiss-hnsw, search: 256}' (default: auto)",
+    )  # fmt: skip
+
+
 def _add_source(command, name: str = "source", help_text: str = _SOURCE, **more) -> None:
     command.add_argument(name, metavar="SOURCE", help=help_text, **more)
     if name == "source":
@@ -62,6 +70,7 @@ def _add_filling(verbs) -> None:
     build.add_argument(
         "--precision", choices=PRECISIONS, default="float16", help="default: %(default)s"
     )
+    _add_backend(build)
     build.add_argument("--overwrite", action="store_true", help="replace a gallery that is there")
     add = _verb(verbs, "add", "embed what is new or changed")
     update = _verb(verbs, "update", "embed what is changed; refuse what is not there")
@@ -85,6 +94,7 @@ def _add_asking(verbs) -> None:
     search = _verb(verbs, "search", "say whose images are")
     search.add_argument("image", nargs="+", metavar="IMAGE_OR_FOLDER")
     _add_model(search)
+    _add_backend(search)
     search.add_argument("-k", type=int, metavar="NEIGHBOURS", help="to show (default: 5)")
     search.add_argument(
         "--threshold", type=float, metavar="COSINE", help="below it: of nobody known (default: "

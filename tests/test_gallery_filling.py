@@ -395,3 +395,94 @@ def test_what_the_commands_refuse(tmp_path, shelf, capsys):
     data[-1] ^= 1
     vectors.write_bytes(data)
     assert refused(1, "check", folder) == f"error: {vectors}: damaged: its checksum is another"
+
+
+def test_questions_on_the_command_line(tmp_path, shelf, capsys):
+    folder, panel = tmp_path / "g", tmp_path / "panel.html"
+
+    def result(*arguments):
+        assert run("gallery", *arguments) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    result("build", folder, shelf, "--model", WEIGHTS, "--backend", "exact")
+    stranger = EMOJI_MINI / "test" / "basketball"
+    for name in ("basketball", "dagger"):
+        shutil.copytree(stranger.parent / name, tmp_path / "strangers" / name)
+    calibrated = result("calibrate", folder, "--far", "0.3", "--unknown", tmp_path / "strangers")
+    assert (calibrated["unknown"], calibrated["known"]) == ([12, 2], [6, 3])
+    kept = Gallery(folder).settings
+    assert kept["rule"]["threshold"] == kept["threshold"] == calibrated["threshold"]
+    assert kept["calibration"]["far"] == 0.3 and kept["backend"] == "exact"
+
+    found = result("search", folder, shelf / "ant", stranger, "-k", 2, "--output", panel)
+    ours = [one for one in found["results"] if "ant" in one["image"]]
+    assert len(ours) == 2 and all(one["identity"] == "ant" for one in ours)
+    assert all(one["similarity"] > 0.9999 and len(one["neighbours"]) == 2 for one in ours)
+    assert "basketball" in panel.read_text() and panel.read_text().startswith("<!doctype html>")
+    lines = tmp_path / "a.jsonl"
+    result("search", folder, shelf / "bus", "--output", lines, "--threshold", 1.5)
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["identity"] for row in rows] == [None, None]
+    assert rows[0]["why"] == f"below the threshold 1.5: {rows[0]['similarity']:.4g}"
+
+    measured = result("evaluate", folder, stranger.parent, "--output", tmp_path / "out")
+    assert measured["known"]["queries"] == 18 and measured["unknown"]["queries"] == 222
+    assert json.loads((tmp_path / "out" / "open_set.json").read_text()) == measured
+    info = result("info", folder, "--examine", "--output", tmp_path / "info.html")
+    assert info["items_of_an_identity"] == [2, 2] and info["outliers"] == []
+    assert info["embedding_size"] == 256 and (tmp_path / "info.html").stat().st_size > 10_000
+
+    picture = next((shelf / "eagle").iterdir())
+    with Image.open(picture) as image:
+        width, height = image.size
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"path,left,top,right,bottom\n{picture},0,0,{width},{height}\n")
+    scene = result("search", folder, picture, "--boxes", boxes, "--output", tmp_path / "s.png")
+    (part,) = scene["results"][0]["found"]
+    assert (part["box"], part["identity"]) == ([0, 0, width, height], "eagle")
+
+
+def test_questions_that_are_refused(tmp_path, shelf, capsys):
+    folder = tmp_path / "g"
+    assert run("gallery", "build", folder, shelf, "--model", WEIGHTS) == 0
+    picture = next((shelf / "eagle").iterdir())
+
+    def refused(*arguments):
+        assert run("gallery", *arguments) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert refused("search", folder, picture, "--output", "a.txt") == (
+        "error: --output: expected a name ending in .jsonl, .html, .png, got 'a.txt'"
+    )
+    assert refused("search", folder, picture, "-k", 0) == "error: -k: expected at least 1, got 0"
+    assert refused("search", folder, picture, "--windows") == (
+        f"error: {folder}: parts of images need a threshold: calibrate, or --threshold"
+    )
+    assert refused("search", folder, tmp_path / "none") == (
+        f"error: {tmp_path / 'none'}: expected an image or a folder of images, found neither"
+    )
+    assert refused("search", folder, picture, "--backend", "{name: milvus, token: a}") == (
+        "error: backend milvus: uri: expected one, got None"
+    )
+    assert (
+        refused(
+            "search",
+            folder,
+            picture,
+            "--backend",
+            "{name: milvus, uri: a, collection: b, token: c}",
+        )
+        == "error: --backend: token: expected in the environment, MILVUS_TOKEN"
+    )
+    assert refused("calibrate", folder) == (
+        "error: far: expected at least 100 strangers to tell a share of 0.01, got 6"
+    )
+    shutil.rmtree(folder)
+    export = tmp_path / "export"
+    shutil.copytree(keras_featx.weights.SHIPPED / WEIGHTS, export)
+    assert run("gallery", "build", folder, shelf, "--model", export) == 0
+    shutil.rmtree(export)
+    assert refused("search", folder, picture) == (
+        f"error: {folder}: the model that built it is not there; name it by --model: {export}: "
+        "expected an export, a folder of weights, or one of ['emoji-lcnet-x0_5']"
+    )

@@ -29,6 +29,7 @@ def answer(
     rule: Rule,
     k: int | None = None,
     output: str | os.PathLike | None = None,
+    backend: Any = None,
 ) -> dict[str, Any]:
     """Say whose images are.
 
@@ -39,6 +40,7 @@ def answer(
         rule: How neighbours become an answer.
         k: Neighbours to tell of; by default 5.
         output: ``.jsonl``, ``.html`` or ``.png`` to write.
+        backend: Of ``gallery.search``.
 
     Returns:
         ``{"results": [{"image", "identity", "similarity", "why", "neighbours": [...]}, ...]}``.
@@ -51,7 +53,7 @@ def answer(
     samples = pipeline.as_samples(paths)
     steps = -(-len(paths) // BATCH)
     vectors = np.concatenate(list(progress(extractor.embed(samples), steps, "embedding", BATCH)))
-    near = gallery.search(vectors, max(shown, rule.k))
+    near = gallery.search(vectors, max(shown, rule.k), backend)
     looked = near if rule.combine != "mean" else look_up(gallery, vectors, rule)
     answers = [decide(some, rule) for some in looked]
     results = [
@@ -75,6 +77,7 @@ def answer_scenes(
     boxes: str | os.PathLike | None = None,
     overlap: float = 0.5,
     output: str | os.PathLike | None = None,
+    backend: Any = None,
 ) -> dict[str, Any]:
     """Say whose parts of images are.
 
@@ -86,6 +89,7 @@ def answer_scenes(
         boxes: A file of :func:`~keras_featx.gallery.regions.read_boxes`; without it windows slide.
         overlap: See :func:`~keras_featx.gallery.scenes.recognise`.
         output: ``.jsonl``; or ``.html`` or ``.png`` where there is one image.
+        backend: Of ``gallery.search``.
 
     Returns:
         ``{"results": [{"image", "found": [{"box", "identity", "similarity"}, ...]}, ...]}``: what
@@ -108,7 +112,8 @@ def answer_scenes(
     for path in progress(paths, len(paths), "searching"):
         found = recognise(
             gallery, extractor, path, None if known is None else known[path],
-            decide=lambda matches: decide(matches, rule), k=rule.k, overlap=overlap, unknown=False,
+            decide=lambda matches: decide(matches, rule), k=rule.k, overlap=overlap,
+            unknown=False, backend=backend,
         )  # fmt: skip
         results.append({"image": path, "found": [_part(one) for one in found]})
     if output is not None:

@@ -35,7 +35,7 @@ class Exact:
         """
         values, serials = [], []
         for segment, alive in zip(self.gallery.segments, self.gallery.alive, strict=True):
-            found, rows = _in_segment(query, segment, alive, k)
+            found, rows = in_segment(query, segment, alive, k)
             values.append(found)
             serials.append(segment.serials[rows])
         value, serial = np.concatenate(values, axis=1), np.concatenate(serials, axis=1)
@@ -43,7 +43,7 @@ class Exact:
         return np.take_along_axis(value, order, 1), np.take_along_axis(serial, order, 1)
 
 
-def _in_segment(
+def in_segment(
     query: np.ndarray, segment: Segment, alive: np.ndarray | None, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest rows of one segment that are not removed."""

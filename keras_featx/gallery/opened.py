@@ -1,8 +1,9 @@
 """One version of a gallery: what is in it, and what is nearest to a query."""
 
 import functools
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_featx.errors import ConfigError, RunError
-from keras_featx.gallery.exact import Exact
+from keras_featx.gallery.backends import Backend, make_backend
 from keras_featx.gallery.segments import Items, Segment, check_segment, open_segment
 from keras_featx.gallery.versions import Manifest, Store
 
@@ -45,6 +46,8 @@ class Opened:
 
     def __init__(self, folder: str | os.PathLike, version: int | None = None):
         self.store = Store(folder)
+        # Indexes of segments, by segment and kind; they outlive a version.
+        self.index_cache: dict[tuple[str, str], Any] = {}
         self._open(self.store.read(version))
 
     def _open(self, manifest: Manifest) -> None:
@@ -60,6 +63,9 @@ class Opened:
             self.removed.append(self.store.read_removed(part))
         for name in ("alive", "_last"):
             self.__dict__.pop(name, None)
+        kept = {part.name for part in manifest.parts}
+        self.index_cache = {k: v for k, v in self.index_cache.items() if k[0] in kept}
+        self._backends: dict[str, Backend] = {}
 
     def __len__(self) -> int:
         return self.manifest.items
@@ -161,7 +167,8 @@ class Opened:
         Args:
             query: ``(queries, size)``, unit norm.
             k: More than there are means all.
-            backend: What searches; by default :class:`keras_featx.gallery.exact.Exact`.
+            backend: A name or settings, see :func:`keras_featx.gallery.backends.make_backend`; by
+                default ``backend`` of the gallery's settings, else ``auto``.
 
         Raises:
             ConfigError: On queries of another size, or that are not finite; on a ``k`` below 1.
@@ -171,11 +178,21 @@ class Opened:
             raise ConfigError(f"k: expected at least 1, got {k}")
         if not len(self) or not len(query):
             return [[] for _ in query]
-        values, serials = (backend or Exact(self)).search(query, min(k, len(self)))
+        values, serials = self._backend(backend).search(query, min(k, len(self)))
         return [
             [self._match(serial, value) for serial, value in zip(*pair, strict=True)]
             for pair in zip(serials.tolist(), values.tolist(), strict=True)
         ]
+
+    def _backend(self, given: Any) -> Backend:
+        if given is None:
+            given = self.settings.get("backend", "auto")
+        if not isinstance(given, str | Mapping):
+            return given
+        key = json.dumps(given, sort_keys=True)
+        if key not in self._backends:
+            self._backends[key] = make_backend(self, given)
+        return self._backends[key]
 
     def check_query(self, query: np.ndarray) -> np.ndarray:
         """The query in float32.

@@ -24,7 +24,7 @@ from keras_featx.errors import ConfigError, RunError
 from keras_featx.gallery.segments import describe, sync_folder
 
 FORMAT = 1
-_VERSIONS, _SEGMENTS, _LOCK = "versions", "segments", "LOCK"
+_VERSIONS, _SEGMENTS, _INDEXES, _LOCK = "versions", "segments", "indexes", "LOCK"
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,9 @@ class Store:
             for path in folder.iterdir():
                 if path.name not in used[folder.name]:
                     path.unlink()
+        for path in (self.folder / _INDEXES).glob("*.index"):
+            if path.name.partition("-")[0] not in used:
+                path.unlink()
         return gone
 
 
