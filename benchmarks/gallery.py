@@ -1,9 +1,9 @@
 """Galleries of 512 numbers an item: searching, adding, opening, and how they grow.
 
-Unit vectors in clusters, as embeddings are. Exact search of 10,000 queries in 100,000 items (float32)
-beside faiss' `IndexFlatIP`, in turn; HNSW's recall of the 10 nearest; adding 10,000 items to 100,000
-beside adding them to none; opening a million items; and time and memory of exact search in each
-precision up to a million.
+Unit vectors in clusters, as embeddings are. Exact search of 10,000 queries in 100,000 items
+(float32) beside faiss' `IndexFlatIP`, in turn; HNSW's recall of the 10 nearest; adding 10,000 items
+to 100,000 beside adding them to none; opening a million items; and time and memory of exact search
+in each precision up to a million.
 """
 
 import argparse

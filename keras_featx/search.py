@@ -34,6 +34,7 @@ def nearest(
     *,
     block_sizes: tuple[int, int] = _THREAD_BLOCKS,
     backend: str | None = None,
+    gallery_norms: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` gallery rows nearest to each query, best first.
 
@@ -51,6 +52,8 @@ def nearest(
         block_sizes: Queries and gallery rows of a matrix product, of which every core has one at a
             time. They change time and memory.
         backend: ``numpy`` or ``tensorflow``; by default TensorFlow where it has a GPU.
+        gallery_norms: As of :func:`keras_featx.similarities.norms`, where they are known: a query
+            alone then takes a fifth of the time.
 
     Returns:
         Similarities, or distances in rising order (``euclidean``, and ``hamming`` in bits),
@@ -74,7 +77,7 @@ def nearest(
         raise ValueError(f"k: expected at least 1, got {k}")
     if min(block_sizes) < 1:
         raise ValueError(f"block_sizes: expected at least 1, got {block_sizes}")
-    query_norms, gallery_norms = check_vectors(query, gallery, metric)
+    query_norms, gallery_norms = check_vectors(query, gallery, metric, gallery_norms)
     k = min(k, len(gallery))
     values = np.empty((len(query), k), "float32")
     rows = np.empty((len(query), k), "int64")
@@ -176,9 +179,12 @@ class Candidates:
 
 
 def check_vectors(
-    query: np.ndarray, gallery: np.ndarray, metric: str = "inner_product"
+    query: np.ndarray,
+    gallery: np.ndarray,
+    metric: str = "inner_product",
+    gallery_norms: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Refuse what cannot be compared; returns the norms of both.
+    """Refuse what cannot be compared; returns the norms of both, those given as they are.
 
     Raises:
         ValueError: With what was expected, what came, and the first row of it.
@@ -196,7 +202,12 @@ def check_vectors(
         if (metric == "hamming") != (vectors.dtype == np.uint8):
             expected = "uint8, packed bits," if metric == "hamming" else "floats"
             raise ValueError(f"{name}: expected {expected} for {metric}, got {vectors.dtype}")
-        lengths = norms(vectors)
+        known = gallery_norms if name == "gallery" else None
+        lengths = norms(vectors) if known is None else known
+        if len(lengths) != len(vectors):
+            raise ValueError(
+                f"gallery_norms: expected {len(vectors)}, one a row, got {len(lengths)}"
+            )
         # Squares of float32's largest numbers are no float32.
         for bad, what in (
             (~np.isfinite(lengths), "finite values"),

@@ -418,7 +418,7 @@ def test_questions_on_the_command_line(tmp_path, shelf, capsys):
     ours = [one for one in found["results"] if "ant" in one["image"]]
     assert len(ours) == 2 and all(one["identity"] == "ant" for one in ours)
     assert all(one["similarity"] > 0.9999 and len(one["neighbours"]) == 2 for one in ours)
-    assert "basketball" in panel.read_text() and panel.read_text().startswith("<!doctype html>")
+    assert "basketball" in panel.read_text() and panel.read_text().startswith("<!DOCTYPE html>")
     lines = tmp_path / "a.jsonl"
     result("search", folder, shelf / "bus", "--output", lines, "--threshold", 1.5)
     rows = [json.loads(line) for line in lines.read_text().splitlines()]

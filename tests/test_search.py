@@ -281,3 +281,16 @@ def test_impossible_searches_are_refused(query, gallery, arguments, message):
     with pytest.raises(ValueError) as error:
         nearest(query, gallery, **{"k": 1, **arguments})
     assert str(error.value) == message
+
+
+def test_norms_that_are_known_change_nothing():
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(5, 8)), rng.normal(size=(3000, 8))
+    known = np.linalg.norm(gallery, axis=1)
+    for one, other in zip(
+        nearest(query, gallery, 4), nearest(query, gallery, 4, gallery_norms=known), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError) as caught:
+        nearest(query, gallery, 4, gallery_norms=known[1:])
+    assert str(caught.value) == "gallery_norms: expected 3000, one a row, got 2999"

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_featx.gallery.segments import Segment
 from keras_featx.search import nearest
+from keras_featx.similarities import norms
 
 # Of a search in int8, for each neighbour wanted; float16 decides among them.
 _CANDIDATES = 4
@@ -35,22 +36,37 @@ class Exact:
         """
         values, serials = [], []
         for segment, alive in zip(self.gallery.segments, self.gallery.alive, strict=True):
-            found, rows = in_segment(query, segment, alive, k)
+            found, rows = in_segment(query, segment, alive, k, self._norms(segment))
             values.append(found)
             serials.append(segment.serials[rows])
         value, serial = np.concatenate(values, axis=1), np.concatenate(serials, axis=1)
         order = np.argsort(-value, axis=1, kind="stable")[:, :k]  # older segments come first
         return np.take_along_axis(value, order, 1), np.take_along_axis(serial, order, 1)
 
+    def _norms(self, segment: Segment) -> np.ndarray | None:
+        """Of all vectors of a segment, computed once; where codes are searched, of no use."""
+        if segment.codes is not None:
+            return None
+        cache, key = self.gallery.index_cache, (segment.folder.name, "norms")
+        if key not in cache:
+            cache[key] = norms(segment.vectors)
+        return cache[key]
+
 
 def in_segment(
-    query: np.ndarray, segment: Segment, alive: np.ndarray | None, k: int
+    query: np.ndarray,
+    segment: Segment,
+    alive: np.ndarray | None,
+    k: int,
+    lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest rows of one segment that are not removed."""
+    """The nearest rows of one segment that are not removed; ``lengths`` are norms of all."""
     count = len(segment) if alive is None else len(alive)
     if segment.codes is None or _CANDIDATES * k >= count:
         vectors = segment.vectors if alive is None else segment.vectors[alive]
-        values, rows = nearest(query, vectors, k)
+        if lengths is not None and alive is not None:
+            lengths = lengths[alive]
+        values, rows = nearest(query, vectors, k, gallery_norms=lengths)
         return values, rows if alive is None else alive[rows]
     values = np.empty((len(query), k), "float32")
     rows = np.empty((len(query), k), np.int64)
