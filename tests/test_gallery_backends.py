@@ -205,6 +205,23 @@ def test_the_settings_of_a_gallery_are_used(tmp_path):
     assert "usearch" in path.name
 
 
+def test_a_newer_version_takes_over_indexes_in_memory(tmp_path):
+    pytest.importorskip("usearch")
+    gallery = Gallery.create(tmp_path / "g", "ab" * 32, SIZE, "float32")
+    gallery.add(range(300), ["x"] * 300, unit(300, 0))
+    gallery.search(unit(1, 1), 3, "usearch")
+    writer = Gallery(tmp_path / "g")
+    writer.add(range(300, 350), ["x"] * 50, unit(50, 1))
+    newer = Gallery(tmp_path / "g")
+    newer.adopt(gallery)
+    (path,) = (tmp_path / "g" / "indexes").iterdir()
+    path.write_bytes(b"")  # it is not read again
+    newer.search(unit(1, 1), 3, "usearch")
+    assert path.read_bytes() == b""
+    shared = {k: v for k, v in newer.index_cache.items() if v is gallery.index_cache.get(k)}
+    assert [key[0] for key in shared] == [gallery.manifest.parts[0].name]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -7,6 +7,7 @@ removed is left out of the answers, and where segments are written anew so is th
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _SMALL_OTHERS = 2_000
 # Candidates for each neighbour wanted; exact cosines decide among them.
 _CANDIDATES = {"faiss-flat": 1, "faiss-hnsw": 2, "faiss-ivfpq": 20, "usearch": 2}
 _HEAD = b"KFXIDX1\n"
+# Threads that search want one index, not one each.
+_MAKING = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +107,10 @@ class Indexed:
         """From memory, from disk, or made and put on disk."""
         key = (segment.folder.name, self._suffix)
         cache = self.gallery.index_cache
-        if key not in cache:
-            path = self.gallery.store.folder / FOLDER / f"{segment.folder.name}-{self._suffix}"
-            cache[key] = self._read(path) or self._make(segment, path)
+        with _MAKING:
+            if key not in cache:
+                path = self.gallery.store.folder / FOLDER / f"{segment.folder.name}-{self._suffix}"
+                cache[key] = self._read(path) or self._make(segment, path)
         return cache[key]
 
     def _read(self, path: Path) -> Any:

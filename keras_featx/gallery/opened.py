@@ -91,6 +91,11 @@ class Opened:
             self._open(self.store.read())
         return self
 
+    def adopt(self, other: "Opened") -> None:
+        """Take over what another version of this gallery has in memory for the same files."""
+        names = {part.name for part in self.manifest.parts}
+        self.index_cache |= {k: v for k, v in other.index_cache.items() if k[0] in names}
+
     def check_fingerprint(self, fingerprint: str) -> None:
         """Refuse embeddings of another model.
 

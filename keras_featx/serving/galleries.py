@@ -51,8 +51,12 @@ class _Version:
         return identity_means(self.opened)
 
 
-def _with_rule(opened: Opened) -> _Version:
-    """A version and its rule; where there is only a threshold, the rule of that."""
+def _ready(opened: Opened) -> _Version:
+    """A version and its rule; where there is only a threshold, the rule of that.
+
+    Searched once, so that no request waits for an index to be made.
+    """
+    opened.search(np.eye(1, opened.manifest.size), 1)
     settings, rule = opened.settings, None
     try:
         if "rule" in settings:
@@ -86,7 +90,7 @@ class StoredGallery:
         self._opening = threading.Lock()
         self._told = ""
         self._seen = self._mark()
-        self._version = _with_rule(self._open(Opened))
+        self._version = _ready(self._open(Opened))
 
     def __len__(self) -> int:
         return len(self.current().opened)
@@ -119,7 +123,9 @@ class StoredGallery:
         seen = self._mark()  # before it is read: what comes later is seen next time
         try:
             if Store(self.folder).read() != self._version.opened.manifest:
-                self._version = _with_rule(self._open(Opened))
+                opened = self._open(Opened)
+                opened.adopt(self._version.opened)
+                self._version = _ready(opened)
             self._told = ""
         except (ConfigError, RunError, OSError) as error:
             if str(error) != self._told:
