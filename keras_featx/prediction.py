@@ -82,8 +82,9 @@ def predict_to_file(
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"--output: expected a folder that can be written, got {output.parent}")
     started = time.perf_counter()
+    paths = [path for item in images for path in find_images(item)]
     model = _extractor(config)
-    paths, features = predict(config, images, model, batch_size)
+    paths, features = predict(config, paths, model, batch_size)
     seconds = time.perf_counter() - started
     if output.suffix == ".npz":
         buffer = io.BytesIO()
