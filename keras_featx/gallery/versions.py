@@ -78,6 +78,10 @@ class Manifest:
         return sum(part.items - part.removed_items for part in self.parts)
 
 
+class Busy(RunError):
+    """Another process is changing the gallery."""
+
+
 def now() -> str:
     """The time as manifests have it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -160,7 +164,7 @@ class Store:
         """Be the only writer.
 
         Raises:
-            RunError: If another process is.
+            Busy: If another process is.
         """
         import fcntl
 
@@ -171,7 +175,7 @@ class Store:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise RunError(f"{self.folder}: {holder} is changing it; try again later") from None
+                raise Busy(f"{self.folder}: {holder} is changing it; try again later") from None
             # The lock ends with the process, however that ends; the text is for people.
             file.truncate(0)
             file.write(f"process {os.getpid()}, since {now()},")

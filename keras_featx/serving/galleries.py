@@ -22,7 +22,7 @@ from keras_featx.gallery.collection import Gallery
 from keras_featx.gallery.decisions import Rule, decide
 from keras_featx.gallery.means import Means, identity_means
 from keras_featx.gallery.opened import Opened
-from keras_featx.gallery.versions import Store
+from keras_featx.gallery.versions import Busy, Store
 from keras_featx.serving.refusals import Refused
 
 log = logging.getLogger(__name__)
@@ -242,9 +242,7 @@ class StoredGallery:
             yield
         except ConfigError as error:
             raise Refused(status, self._words(error)) from None
-        except RunError as error:
-            if not isinstance(error.__context__, BlockingIOError):  # of the lock
-                raise
+        except Busy as error:
             raise Refused(503, self._words(error), {"Retry-After": "1"}) from None
 
     def _words(self, error: Exception) -> str:
