@@ -53,9 +53,11 @@ def check_settings(settings: str | Mapping[str, Any]) -> dict[str, Any]:
         >>> check_settings("faiss-hnsw")
         {'name': 'faiss-hnsw', 'links': 32, 'build': 200, 'search': 128}
     """
+    if not isinstance(settings, str | Mapping):
+        raise ConfigError(f"backend: expected a name or settings, got {settings!r}")
     given = {"name": settings} if isinstance(settings, str) else dict(settings)
     name = given.pop("name", None)
-    if name not in SETTINGS:
+    if not isinstance(name, str) or name not in SETTINGS:
         raise ConfigError(
             f"backend: expected one of {', '.join(SETTINGS)}, got {name!r}"
             f"{components.closest(str(name), list(SETTINGS))}"
@@ -73,8 +75,10 @@ def check_settings(settings: str | Mapping[str, Any]) -> dict[str, Any]:
                 f"backend {name}: {key}: expected a whole number of at least {min(default, 1)}, "
                 f"got {value!r}"
             )
+        if not isinstance(default, int) and value is not None and not isinstance(value, str):
+            raise ConfigError(f"backend {name}: {key}: expected a text, got {value!r}")
     found = {"name": name, **known, **given}
-    for key in ("uri", "collection"):
+    for key in ("uri", "collection", "index"):
         if key in found and not found[key]:
             raise ConfigError(f"backend {name}: {key}: expected one, got {found[key]!r}")
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_featx.data import outputs
-from keras_featx.errors import ConfigError
+from keras_featx.errors import ConfigError, first_line
 from keras_featx.gallery.exact import Exact, in_segment
 from keras_featx.gallery.segments import Segment
 from keras_featx.similarities import pair_values
@@ -118,12 +118,19 @@ class Indexed:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            log.warning("%s cannot be read (%s): it is made again", path, error)
+            return None
         head, checksum, body = data[: len(_HEAD)], data[len(_HEAD) :][:32], data[len(_HEAD) + 32 :]
         # Only what this package wrote, whole, is given to a library that trusts its files.
         if head != _HEAD or hashlib.sha256(body).digest() != checksum:
             log.warning("%s is damaged: its checksum is another; it is made again", path)
             return None
-        return self._kind.load(body)
+        try:
+            return self._kind.load(body)
+        except Exception as error:  # of many classes: written by another version of the library
+            log.warning("%s cannot be read (%s): it is made again", path, first_line(error))
+            return None
 
     def _make(self, segment: Segment, path: Path) -> Any:
         log.info("%s: making an index of %d items", path, len(segment))

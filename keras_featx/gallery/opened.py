@@ -184,14 +184,20 @@ class Opened:
         if not len(self) or not len(query):
             return [[] for _ in query]
         values, serials = self._backend(backend).search(query, min(k, len(self)))
+        numbers, rows = self.places_of(serials)
         return [
-            [self._match(serial, value) for serial, value in zip(*pair, strict=True)]
-            for pair in zip(serials.tolist(), values.tolist(), strict=True)
+            [self._match(*one) for one in zip(*some, strict=True)]
+            for some in zip(numbers.tolist(), rows.tolist(), values.tolist(), strict=True)
         ]
 
     def _backend(self, given: Any) -> Backend:
         if given is None:
             given = self.settings.get("backend", "auto")
+            if isinstance(given, Mapping) and given.get("token"):
+                raise ConfigError(
+                    f"{self.store.folder}: backend: token: expected in the environment, "
+                    "MILVUS_TOKEN, not in a gallery"
+                )
         if not isinstance(given, str | Mapping):
             return given
         key = json.dumps(given, sort_keys=True)
@@ -212,17 +218,20 @@ class Opened:
             raise ConfigError("query: expected finite numbers")
         return query
 
-    def _match(self, serial: int, similarity: float) -> Match:
-        segment, row = self.place_of(serial)
+    def _match(self, number: int, row: int, similarity: float) -> Match:
+        segment = self.segments[number]
         return Match(
             segment.id_of(row), segment.identity_of(row), similarity, segment.metadata_of(row)
         )
 
-    def place_of(self, serial: int) -> tuple[Segment, int]:
-        """The segment and the row of an item, by its number."""
-        number = int(np.searchsorted(self._last, serial))
-        segment = self.segments[number]
-        return segment, int(np.searchsorted(segment.serials, np.uint64(serial)))
+    def places_of(self, serials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Segments, by place, and rows of items that are there, by their numbers."""
+        numbers = np.searchsorted(self._last, serials)
+        rows = np.zeros(numbers.shape, np.int64)
+        for number in np.unique(numbers).tolist():
+            own = numbers == number
+            rows[own] = np.searchsorted(self.segments[number].serials, serials[own])
+        return numbers, rows
 
     @functools.cached_property
     def _last(self) -> np.ndarray:

@@ -95,7 +95,9 @@ class Segment:
         wanted = hashes_of(ids)
         places = np.searchsorted(self._hashes, wanted)
         found = np.full(len(ids), -1, np.int64)
-        for i, (place, value) in enumerate(zip(places.tolist(), wanted, strict=True)):
+        near = np.minimum(places, len(self) - 1)
+        for i in np.flatnonzero(self._hashes[near] == wanted).tolist():
+            place, value = int(places[i]), wanted[i]
             # Two ids may have one hash.
             while place < len(self) and self._hashes[place] == value:
                 row = int(self._order[place])
@@ -228,7 +230,9 @@ def open_segment(folder: Path, files: Mapping[str, Mapping[str, Any]], size: int
         fits = False
     if not fits:
         raise RunError(f"{folder}: expected the files of a segment of the gallery")
-    texts = np.memmap(folder / _TEXTS, np.uint8, "r") if files[_TEXTS]["bytes"] else np.zeros(0)
+    path = folder / _TEXTS
+    # A plain array over the map: one item of that is read in half the time.
+    texts = np.asarray(np.memmap(path, np.uint8, "r")) if files[_TEXTS]["bytes"] else np.zeros(0)
     return Segment(
         folder, arrays[_VECTORS], arrays.get(_CODES), arrays.get(_SCALES), arrays[_LABELS],
         arrays[_SERIALS], identities, arrays[_HASHES], arrays[_ORDER], arrays[_ENDS], texts,
@@ -247,7 +251,7 @@ def _read_identities(path: Path) -> list[str]:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: expected an array of the gallery: {error}") from None
 

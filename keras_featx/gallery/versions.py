@@ -237,8 +237,9 @@ class Store:
             for path in folder.iterdir():
                 if path.name not in used[folder.name]:
                     path.unlink()
-        for path in (self.folder / _INDEXES).glob("*.index"):
-            if path.name.partition("-")[0] not in used:
+        # Also what was left behind half written, under a hidden name.
+        for path in (self.folder / _INDEXES).glob("*.index*"):
+            if path.name.partition("-")[0].removeprefix(".") not in used:
                 path.unlink()
         return gone
 
