@@ -1,14 +1,14 @@
 """From which similarity on an answer is believed: by how often a stranger would be."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from keras_featx.errors import ConfigError
-from keras_featx.gallery.decisions import Rule, is_close, look_up, ranked
+from keras_featx.gallery.decisions import Asked, Rule, ask, asked_of, score_of
 from keras_featx.gallery.means import mean_neighbours
 from keras_featx.gallery.neighbourhoods import Contents, contents, neighbours
 from keras_featx.gallery.opened import Opened
@@ -22,17 +22,22 @@ _SHRINKAGE = 50
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it rests on. Intervals are of 95 %, over other identities.
+    """A threshold and what it rests on.
+
+    Intervals are of 95 %: percentiles of 1,000 bootstrap resamples of the identities of the
+    queries, each with all its queries; ``None`` where all queries are of one identity.
 
     Attributes:
         threshold: Scores from it on are believed.
         interval: Of it.
-        far: The share of strangers that may be accepted.
-        accepted: The share that is.
-        accepted_interval: Of that.
+        far: The share of strangers that may be accepted (false accept rate; of an open set the
+            false positive identification rate, FPIR).
+        accepted: The share of these strangers that is, never more than ``far``.
+        accepted_interval: Of that, at this threshold.
         unknown: Queries that nobody known is the answer to, and their identities.
-        recognised: The share of known queries that are accepted and given their own identity.
-        recognised_interval: Of that.
+        recognised: The share of known queries that are accepted and given their own identity (the
+            detection and identification rate, DIR@FAR); ``None`` without known queries.
+        recognised_interval: Of that, at this threshold.
         known: Known queries, and their identities.
         left_out: Items that could not be asked as known ones: the only one of their identity.
         held_out: What was asked: ``items`` of the gallery itself, without their identity, or
@@ -41,10 +46,10 @@ class Calibration:
     """
 
     threshold: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     far: float
     accepted: float
-    accepted_interval: tuple[float, float]
+    accepted_interval: tuple[float, float] | None
     unknown: tuple[int, int]
     recognised: float | None
     recognised_interval: tuple[float, float] | None
@@ -58,62 +63,17 @@ class Calibration:
         return asdict(self)
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What a rule says of queries, whatever the threshold.
-
-    Attributes:
-        best: The identity each is taken for.
-        score: float64; ``-inf`` where the margin forbids an answer.
-        own: Whose each is.
-    """
-
-    best: list[str | None]
-    score: np.ndarray
-    own: list[str]
-
-
-def ask(gallery: Opened, query: np.ndarray, identities: Sequence[str], rule: Rule) -> Asked:
-    """Look up queries and score them by a rule.
-
-    Raises:
-        ConfigError: On another number of identities than queries, or as of ``gallery.search``.
-    """
-    identities = [str(one) for one in identities]
-    if len(identities) != len(query):
-        raise ConfigError(f"identities: expected {len(query)}, one a query, got {len(identities)}")
-    found = look_up(gallery, query, rule)
-    pairs = [
-        _scored([one.similarity for one in some], [one.identity for one in some], rule)
-        for some in found
-    ]
-    return Asked([best for best, _ in pairs], np.array([s for _, s in pairs], float), identities)
-
-
-def _scored(similarities: list[float], names: list[str], rule: Rule) -> tuple[str | None, float]:
-    if not similarities:
-        return None, -math.inf
-    (best, score), *others = ranked(similarities, names, rule)[:2]
-    close = others and is_close(score, others[0][1], rule)
-    return best, -math.inf if close else score
-
-
 def _ask_itself(known: Contents, rows: np.ndarray, rule: Rule, others: bool) -> Asked:
-    best: list[str | None] = []
-    scores: list[float] = []
-    own: list[str] = []
+    answers = []
     means = rule.combine == "mean"
-    blocks = (mean_neighbours if means else neighbours)(known, rows, rule.k, others)
-    for some, values, places in blocks:
+    search = mean_neighbours if means else neighbours
+    for _, values, places in search(known, rows, rule.k, others):
         labels = places if means else known.labels[places]
-        for row, near, where in zip(some.tolist(), values.tolist(), labels.tolist(), strict=True):
+        for near, where in zip(values.tolist(), labels.tolist(), strict=True):
             count = sum(value > -math.inf for value in near)
             names = [known.names[label] for label in where[:count]]
-            name, score = _scored(near[:count], names, rule)
-            best.append(name)
-            scores.append(score)
-            own.append(known.names[known.labels[row]])
-    return Asked(best, np.array(scores, float), own)
+            answers.append(score_of(near[:count], names, rule))
+    return asked_of(answers, [known.names[label] for label in known.labels[rows].tolist()])
 
 
 def calibrate(
@@ -128,14 +88,20 @@ def calibrate(
 ) -> Calibration:
     """Find the threshold at which a share ``far`` of strangers is accepted.
 
-    It is the smallest that accepts at most ``floor(far * n)`` of ``n`` strangers. Without
-    ``unknown`` every item of the gallery is one: it is looked up among the items of all other
-    identities (of more than 20,000 items, so many drawn by the seed). That is what a new identity
-    of the same kind would meet. Without ``known`` every item is looked up among all others.
+    It is the smallest that accepts at most ``floor(far * n)`` of ``n`` strangers, all of equal
+    scores or none; a score is that of the rule's way of combining, and strangers that its margin
+    refuses have none. Of fresh strangers that are drawn as these were, a share of
+    ``(floor(far * n) + 1) / (n + 1)`` at most is accepted on average.
+
+    Without ``unknown`` every item of the gallery is a stranger: it is looked up among the items of
+    all other identities (of more than 20,000 items, so many drawn by the seed), exactly. That is
+    what a new identity of the same kind would meet. Without ``known`` every item is looked up among
+    all others, but for those that are the only one of their identity.
 
     With ``per_identity`` the threshold of an identity that strangers are taken for ``m`` times is
     ``(m a + 50 t) / (m + 50)``, where ``a`` is the threshold by these alone and ``t`` that of all;
-    all are then moved by one number, so that together they accept the same share.
+    these are then moved by one number, so that together they accept the same share. Identities
+    that no stranger is taken for keep ``t``.
 
     Args:
         gallery: Searched as it is.
@@ -150,8 +116,8 @@ def calibrate(
         With the rule that has the threshold.
 
     Raises:
-        ConfigError: On too few strangers to tell, a stranger of an identity that is known, or a
-            known query of one that is not.
+        ConfigError: On fewer than ``1 / far`` strangers, which cannot tell; a stranger of an
+            identity that is known, or a known query of one that is not; an empty gallery.
 
     Example:
         >>> import numpy as np
@@ -168,46 +134,61 @@ def calibrate(
     if not 0 < far < 1:
         raise ConfigError(f"far: expected a share between 0 and 1, got {far}")
     rule = replace(rule or Rule(), threshold=None, thresholds={})
-    every = contents(gallery) if unknown is None or known is None else None
     names = gallery.identities()
+    if unknown is not None and not names:
+        raise ConfigError(f"{gallery.store.folder}: expected items, got none")
+    every = contents(gallery) if unknown is None or known is None else None
     strangers = _strangers(gallery, every, rule, unknown, names, seed)
-    count = len(strangers.score)
-    if math.floor(far * count) < 1:
+    if not allowed(far, len(strangers)):
         raise ConfigError(
             f"far: expected at least {math.ceil(1 / far)} strangers to tell a share of {far:g}, "
-            f"got {count}"
+            f"got {len(strangers)}"
         )
     threshold = smallest(strangers.score, far)
     found = replace(rule, threshold=threshold)
     if per_identity:
         found = replace(found, thresholds=_own_thresholds(strangers, far, threshold))
     friends, left_out = _friends(gallery, every, rule, known, names, seed)
-    rates, places = [], _places(strangers.own)
-    accepted = _accepted(strangers, found)
     rng = np.random.default_rng(seed)
-    for drawn in _resamples(places, rng):
-        rates.append((smallest(strangers.score[drawn], far), accepted[drawn].mean()))
-    low, high = np.quantile(np.array(rates), [_TAIL, 1 - _TAIL], axis=0)
-    right = None
+    accepted = strangers.believed(found)
+    rates = [
+        (smallest(strangers.score[rows], far), accepted[rows].mean())
+        for rows in resamples(strangers.own, rng)
+    ]
+    recognised, hits = None, []
     if friends is not None:
-        same = np.array([a == b for a, b in zip(friends.best, friends.own, strict=True)], bool)
-        right = _accepted(friends, found) & same
-    between = None
-    if right is not None:
-        means = [right[drawn].mean() for drawn in _resamples(_places(friends.own), rng)]
-        between = tuple(np.quantile(means, [_TAIL, 1 - _TAIL]).tolist())
+        right = friends.believed(found) & friends.right()
+        recognised = float(right.mean())
+        hits = [right[rows].mean() for rows in resamples(friends.own, rng)]
     return Calibration(
-        threshold, (float(low[0]), float(high[0])), far,
-        float(accepted.mean()), (float(low[1]), float(high[1])),
-        (count, len(places)),
-        None if right is None else float(right.mean()), between,
-        (0, 0) if friends is None else (len(friends.own), len(set(friends.own))),
+        threshold, interval_of([one for one, _ in rates]), far,
+        float(accepted.mean()), interval_of([one for _, one in rates]),
+        (len(strangers), len(set(strangers.own))), recognised, interval_of(hits),
+        (0, 0) if friends is None else (len(friends), len(set(friends.own))),
         left_out, "items" if unknown is None else "queries", found,
     )  # fmt: skip
 
 
+def allowed(far: float, count: int) -> int:
+    """The most of so many strangers that are no larger a share than ``far``.
+
+    Example:
+        >>> from keras_featx.gallery.calibration import allowed
+        >>> allowed(0.29, 100), math.floor(0.29 * 100)
+        (29, 28)
+    """
+    most = math.floor(far * count)
+    return most + 1 if most < count and (most + 1) / count <= far else most
+
+
 def smallest(scores: np.ndarray, far: float) -> float:
-    """The smallest threshold that at most ``floor(far * n)`` of ``n`` scores reach.
+    """The smallest threshold in float32 that at most ``floor(far * n)`` of ``n`` scores reach.
+
+    Where the scores to refuse are ``-inf``, it is the lowest number of float32.
+
+    Args:
+        scores: ``(n,)``, at least one.
+        far: Between 0 and 1.
 
     Example:
         >>> import numpy as np
@@ -216,35 +197,33 @@ def smallest(scores: np.ndarray, far: float) -> float:
         >>> 0.2 < threshold < 0.2000001
         True
     """
-    allowed = math.floor(far * len(scores))
-    if allowed >= len(scores):
-        return -math.inf
     # All that equal the first one too many are refused, too.
-    bound = np.partition(scores, len(scores) - 1 - allowed)[len(scores) - 1 - allowed]
-    return float(np.nextafter(np.float32(bound), np.float32(np.inf)))
+    place = len(scores) - 1 - allowed(far, len(scores))
+    return _above(float(np.partition(scores, place)[place]))
 
 
-def _accepted(asked: Asked, rule: Rule) -> np.ndarray:
-    wanted = np.array([rule.threshold_of(one) for one in asked.best], float)
-    return (asked.score >= wanted) & (asked.score > -np.inf)
+def _above(value: float) -> float:
+    """The smallest number of float32 that is larger."""
+    near = np.float32(value)
+    return float(near if float(near) > value else np.nextafter(near, np.float32(np.inf)))
 
 
 def _own_thresholds(strangers: Asked, far: float, threshold: float) -> dict[str, float]:
     taken: dict[str, list[float]] = {}
-    for best, score in zip(strangers.best, strangers.score.tolist(), strict=True):
+    pairs = list(zip(strangers.best, strangers.score.tolist(), strict=True))
+    for best, score in pairs:
         if best is not None and score > -math.inf:
             taken.setdefault(best, []).append(score)
     found = {}
     for identity, scores in taken.items():
-        own = smallest(np.array(scores), far)
-        weight = len(scores)
+        own, weight = smallest(np.array(scores), far), len(scores)
         found[identity] = (weight * own + _SHRINKAGE * threshold) / (weight + _SHRINKAGE)
-    above = [
-        score - found.get(best, threshold)
-        for best, score in zip(strangers.best, strangers.score.tolist(), strict=True)
-    ]
-    move = smallest(np.array(above), far)
-    return {identity: value + move for identity, value in sorted(found.items())}
+    over = np.sort([score - found.get(best, threshold) for best, score in pairs])
+    most = over[len(over) - 1 - allowed(far, len(over))]
+    if most == -math.inf:
+        return dict(sorted(found.items()))
+    # Sums of float64 may be a little off; what is one too many must not get in by that.
+    return {identity: _above(value + most + 1e-12) for identity, value in sorted(found.items())}
 
 
 def _strangers(gallery, every, rule, unknown, names, seed) -> Asked:
@@ -273,6 +252,8 @@ def _friends(gallery, every, rule, known, names, seed) -> tuple[Asked | None, in
             return None, left_out
         return _ask_itself(every, _drawn(rows, seed), rule, others=False), left_out
     asked = ask(gallery, *known, rule)
+    if not len(asked):
+        raise ConfigError("known: expected queries, got none")
     if outside := sorted(set(asked.own) - set(names)):
         raise ConfigError(
             f"known: expected identities of {gallery.store.folder}, got {outside[0]!r}"
@@ -286,14 +267,21 @@ def _drawn(rows: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, _MOST, replace=False))
 
 
-def _places(own: Sequence[str]) -> list[np.ndarray]:
-    """Rows of each identity."""
+def resamples(own: Sequence[str], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Rows of queries, 1,000 times, each time by another draw of their identities.
+
+    Nothing where all are of one identity: that does not tell how others differ.
+    """
     labels = np.unique(np.array(own, object), return_inverse=True)[1]
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(labels))[:-1])
+    count = labels.max(initial=-1) + 1
+    for _ in range(_RESAMPLES if count > 1 else 0):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        yield np.repeat(np.arange(len(labels)), times[labels])
 
 
-def _resamples(places: list[np.ndarray], rng: np.random.Generator) -> Iterable[np.ndarray]:
-    for _ in range(_RESAMPLES):
-        chosen = rng.integers(0, len(places), len(places))
-        yield np.concatenate([places[i] for i in chosen])
+def interval_of(values: Sequence[float]) -> tuple[float, float] | None:
+    """That of 95 % of a figure, by its values in resamples, if there are any."""
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [_TAIL, 1 - _TAIL], method="closest_observation")
+    return float(low), float(high)

@@ -8,8 +8,10 @@ import numpy as np
 from keras_featx.gallery.neighbourhoods import Contents, contents
 from keras_featx.gallery.opened import Match, Opened
 from keras_featx.search import nearest
+from keras_featx.similarities import row_blocks
 
-_RESULTS = 2**24
+# Items that are looked up at a time.
+_ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Means:
 
 
 def identity_means(gallery: Opened) -> Means:
-    """The means of all identities, each scaled to norm 1.
+    """The means of all identities, each scaled to norm 1. Reads all items.
 
     Example:
         >>> import numpy as np
@@ -58,20 +60,47 @@ def identity_means(gallery: Opened) -> Means:
     """
     known = contents(gallery)
     counts = np.bincount(known.labels, minlength=len(known.names)).tolist()
-    return Means(known.names, counts, _unit(sums_of(known)).astype("float32"))
+    return Means(known.names, counts, _unit(sums_of(known)))
 
 
 def sums_of(known: Contents) -> np.ndarray:
-    """float64 ``(identities, size)``."""
+    """The sums of each identity's items, float64 ``(identities, size)``."""
+    sums = np.zeros((len(known.names), known.vectors.shape[1]))
     order = np.argsort(known.labels, kind="stable")
-    if not len(order):
-        return np.zeros((0, known.vectors.shape[1]))
-    starts = np.flatnonzero(np.diff(known.labels[order], prepend=-1))
-    return np.add.reduceat(known.vectors[order].astype("float64"), starts)
+    for part in row_blocks(known.vectors):
+        rows = order[part]
+        starts = np.flatnonzero(np.diff(known.labels[rows], prepend=-1))
+        owners = known.labels[rows[starts]]  # each once: rows are in the order of labels
+        sums[owners] += np.add.reduceat(known.vectors[rows].astype("float64"), starts)
+    return sums
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    """In float32, as they are searched."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-12)).astype("float32")
+
+
+def own_cosines(known: Contents, sums: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The cosines of some items to the mean of the other items of their identity.
+
+    Args:
+        known: All items.
+        sums: As of :func:`sums_of`.
+        rows: Which are asked for.
+
+    Returns:
+        float32 ``(rows,)``; ``-inf`` for the only item of an identity.
+    """
+    alone = np.bincount(known.labels, minlength=1)[known.labels[rows]] < 2
+    found = np.empty(len(rows), "float32")
+    for i in range(0, len(rows), _ROWS):
+        some = rows[i : i + _ROWS]
+        vectors = known.vectors[some].astype("float64")
+        rest = _unit(sums[known.labels[some]] - vectors)
+        found[i : i + _ROWS] = np.einsum("ij,ij->i", vectors, rest.astype("float64"))
+    found[alone] = -np.inf
+    return found
 
 
 def mean_neighbours(
@@ -86,21 +115,20 @@ def mean_neighbours(
         others: Leave out the item's own identity.
 
     Yields:
-        Some of ``rows``, their cosines, falling, float64 ``(rows, k)``, and the identities. Where
-        there are fewer than ``k``, cosines are ``-inf``.
+        Some of ``rows``, their cosines, falling, float32 ``(rows, k)``, and the identities; ties go
+        to the first by name. Where there are fewer than ``k``, cosines are ``-inf``.
     """
     sums = sums_of(known)
-    means, counts = _unit(sums), np.bincount(known.labels)
+    means = _unit(sums)
     k = min(k, len(means))
-    size = max(1, _RESULTS // max(len(means), 1))
-    for i in range(0, len(rows), size):
-        some = rows[i : i + size]
-        labels, vectors = known.labels[some], known.vectors[some].astype("float64")
-        scores = vectors @ means.T
-        own = np.full(len(some), -np.inf)
+    for i in range(0, len(rows), _ROWS):
+        some = rows[i : i + _ROWS]
+        labels = known.labels[some][:, None]
+        # NumPy: what looks a gallery through does not wait for TensorFlow.
+        values, places = nearest(known.vectors[some], means, k + 1, backend="numpy")
+        values[places == labels] = -np.inf
         if not others:
-            rest = (vectors * _unit(sums[labels] - vectors)).sum(1)
-            own = np.where(counts[labels] > 1, rest, -np.inf)
-        scores[np.arange(len(some)), labels] = own
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        yield some, np.take_along_axis(scores, order, 1), order
+            values = np.concatenate([values, own_cosines(known, sums, some)[:, None]], 1)
+            places = np.concatenate([places, labels], 1)
+        order = np.lexsort((places, -values), axis=1)[:, :k]
+        yield some, np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)

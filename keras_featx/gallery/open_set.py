@@ -1,9 +1,10 @@
 """How a gallery answers queries of whom some are in it and some are not."""
 
+import csv
+import io
 import json
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 
 from keras_featx.data import outputs
 from keras_featx.errors import ConfigError
-from keras_featx.gallery.calibration import ask, smallest
-from keras_featx.gallery.decisions import Rule
+from keras_featx.gallery.calibration import allowed, interval_of, resamples, smallest
+from keras_featx.gallery.decisions import Asked, Rule, ask
 from keras_featx.gallery.opened import Opened
 from keras_featx.results import RetrievalResult
 
@@ -30,13 +31,20 @@ class OpenSetResult:
             and wrong; ``tar@far=F``: right, at the threshold at which a share F of strangers is
             accepted (detection and identification rate). ``None`` without such queries.
         unknown: ``false_accepts``: believed. ``None`` without such queries.
-        more: ``threshold@far=F``, and ``auroc``: how often the score of a known query is above a
-            stranger's.
+        more: ``threshold``: of the rule; ``threshold@far=F``, ``None`` where there are fewer than
+            ``1 / F`` strangers, which cannot tell; ``auroc``: how often the best identity's score
+            of a known query is above a stranger's, whatever the margin, ties counting half; and
+            ``auroc_interval``, of 95 % by a bootstrap of identities, ``None`` where known or
+            unknown queries are all of one.
+        asked: What each query was taken for.
+        believed: bool ``(queries,)``: which were answered.
     """
 
     known: RetrievalResult | None
     unknown: RetrievalResult | None
     more: dict[str, Any]
+    asked: Asked
+    believed: np.ndarray
 
     def __str__(self) -> str:
         parts = [
@@ -56,7 +64,11 @@ class OpenSetResult:
         }
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write ``open_set.json``, and a row for each query in ``known.csv``, ``unknown.csv``."""
+        """Write figures and answers.
+
+        ``open_set.json`` is :meth:`to_dict`; ``known.csv`` and ``unknown.csv`` have a row for each
+        query with what it counts for each figure, ``answers.csv`` one with what it was taken for.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1) + "\n"
@@ -64,10 +76,21 @@ class OpenSetResult:
         for name, one in (("known", self.known), ("unknown", self.unknown)):
             if one is not None:
                 one.write_csv(folder / f"{name}.csv")
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["query", "identity", "best", "similarity", "believed"])
+        asked = self.asked
+        columns = asked.own, asked.best, asked.similarity.tolist(), self.believed.tolist()
+        table.writerows(zip(range(len(asked)), *columns, strict=True))
+        outputs.write_bytes(folder / "answers.csv", text.getvalue().encode())
 
 
 def evaluate(
-    gallery: Opened, query: np.ndarray, identities: Sequence[str], rule: Rule
+    gallery: Opened,
+    query: np.ndarray,
+    identities: Sequence[str],
+    rule: Rule,
+    fars: Sequence[float] = FARS,
 ) -> OpenSetResult:
     """Measure how a rule answers.
 
@@ -76,9 +99,11 @@ def evaluate(
         query: ``(queries, size)``, unit norm.
         identities: Whose each is; one that is not in the gallery is a stranger.
         rule: How neighbours become an answer.
+        fars: Shares of strangers, each between 0 and 1, for ``tar@far=F``; there the rule's
+            thresholds do not matter.
 
     Raises:
-        ConfigError: On queries that do not fit, or an empty gallery.
+        ConfigError: On queries that do not fit, an empty gallery, or a share that is none.
 
     Example:
         >>> import numpy as np
@@ -96,12 +121,13 @@ def evaluate(
         raise ConfigError(f"{gallery.store.folder}: expected items, got none")
     if not len(query):
         raise ConfigError("query: expected at least one, got none")
+    for far in fars:
+        if not 0 < far < 1:
+            raise ConfigError(f"fars: expected shares between 0 and 1, got {far}")
     asked = ask(gallery, query, identities, rule)
-    names, labels = np.unique(np.array(asked.own, object), return_inverse=True)
-    there = np.isin(names.astype(str), list(gallery.identities()))[labels]
-    wanted = np.array([rule.threshold_of(one) for one in asked.best], float)
-    believed = (asked.score >= wanted) & (asked.score > -np.inf)
-    right = np.array([a == b for a, b in zip(asked.best, asked.own, strict=True)], bool)
+    believed, right = asked.believed(rule), asked.right()
+    known = gallery.identities()
+    there = np.array([one in known for one in asked.own], bool)
     friends, strangers = np.flatnonzero(there), np.flatnonzero(~there)
     figures = {
         "recall@1": right,
@@ -110,27 +136,29 @@ def evaluate(
         "mistaken": believed & ~right,
     }
     more: dict[str, Any] = {"threshold": rule.threshold}
-    if len(friends) and len(strangers):
-        more["auroc"] = _auroc(asked.score[friends], asked.score[strangers])
-    for far in FARS if len(strangers) else ():
-        if math.floor(far * len(strangers)) < 1:
-            more[f"threshold@far={far:g}"] = None  # so few strangers do not tell
+    for far in fars if len(strangers) else ():
+        if not allowed(far, len(strangers)):
+            more[f"threshold@far={far:g}"] = None
             continue
         threshold = smallest(asked.score[strangers], far)
         more[f"threshold@far={far:g}"] = threshold
         figures[f"tar@far={far:g}"] = right & (asked.score >= threshold)
+    if len(friends) and len(strangers):
+        more["auroc"] = _auroc(asked.similarity[friends], asked.similarity[strangers])
+        more["auroc_interval"] = _auroc_interval(asked, friends, strangers)
     return OpenSetResult(
-        _result(figures, labels, friends, len(gallery)),
-        _result({"false_accepts": believed}, labels, strangers, len(gallery)),
-        more,
-    )
+        _result(figures, asked, friends, len(gallery)),
+        _result({"false_accepts": believed}, asked, strangers, len(gallery)),
+        more, asked, believed,
+    )  # fmt: skip
 
 
-def _result(figures, labels, rows, items: int) -> RetrievalResult | None:
+def _result(figures, asked: Asked, rows, items: int) -> RetrievalResult | None:
     if not len(rows):
         return None
     values = {name: value[rows].astype("float64") for name, value in figures.items()}
-    return RetrievalResult(values, labels[rows], rows, {}, items, 0, {})
+    labels = np.array([asked.own[row] for row in rows.tolist()])
+    return RetrievalResult(values, labels, rows, {}, items, 0, {})
 
 
 def _auroc(friends: np.ndarray, strangers: np.ndarray) -> float:
@@ -138,3 +166,17 @@ def _auroc(friends: np.ndarray, strangers: np.ndarray) -> float:
     ordered = np.sort(strangers)
     below = np.searchsorted(ordered, friends, "left") + np.searchsorted(ordered, friends, "right")
     return float(below.mean() / 2 / len(strangers))
+
+
+def _auroc_interval(
+    asked: Asked, friends: np.ndarray, strangers: np.ndarray
+) -> tuple[float, float] | None:
+    rng = np.random.default_rng(0)
+
+    def drawn(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for some in resamples([asked.own[row] for row in rows.tolist()], rng):
+            yield asked.similarity[rows[some]]
+
+    # Shorter where either is of one identity: then there is nothing.
+    pairs = zip(drawn(friends), drawn(strangers), strict=False)
+    return interval_of([_auroc(*pair) for pair in pairs])
