@@ -15,6 +15,7 @@ from keras_featx.doctor import options as doctor
 from keras_featx.errors import ConfigError, RunError
 from keras_featx.export_section import FORMATS
 from keras_featx.interop import options as interop
+from keras_featx.interrupts import unwinding
 from keras_featx.serving import options as serving
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong use.
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("tensorflow").setLevel(logging.WARNING)  # it names temporary folders
     try:
-        result = options.command(options)
+        with unwinding():
+            result = options.command(options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ LAYERS = [
     [
         "_version",
         "errors",
+        "interrupts",
         "backbones",
         "data",
         "data.sniff",

@@ -204,3 +204,32 @@ def test_help_and_config_errors_do_not_wait_for_tensorflow(config_file):
     ):
         done = run("-c", probe, *arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert done.returncode == status, done.stderr
+
+
+_WRITES = """
+import sys, time
+from keras_featx import cli
+from keras_featx.data import outputs
+
+def command(options):
+    with outputs.replacing(sys.argv[1]) as file:
+        file.write(b"half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+cli._verify = command
+sys.exit(cli.main(["verify", "folder"]))
+"""
+
+
+def test_a_terminated_command_leaves_nothing_half_written(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WRITES, str(tmp_path / "file")], stdout=subprocess.PIPE, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert child.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    child.terminate()
+    assert child.wait(30) == 128 + 15
+    child.stdout.close()
+    assert list(tmp_path.iterdir()) == []
