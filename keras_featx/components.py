@@ -20,8 +20,11 @@ from typing import Any, Literal
 from keras_featx.errors import ConfigError
 
 REGISTRIES: dict[str, dict[str, str]] = {
-    "backbone": {"LCNet": "keras_featx.backbones.lcnet:lcnet"},
-    "neck": {"Dense": "keras_featx.necks:dense"},
+    "backbone": {
+        "LCNet": "keras_featx.backbones.lcnet:lcnet",
+        "LCNetV2": "keras_featx.backbones.lcnet_v2:lcnet_v2",
+    },
+    "neck": {"Dense": "keras_featx.necks:dense", "BNNeck": "keras_featx.necks:bn_neck"},
     "head": {
         "ArcMargin": "keras_featx.heads.layers:ArcMargin",
         "CosMargin": "keras_featx.heads.layers:CosMargin",

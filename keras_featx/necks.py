@@ -42,3 +42,25 @@ def dense(
         name="neck",
     )(feature)
     return blocks.norm_act(x, None, name="neck_bn") if batch_norm else x
+
+
+def bn_neck(feature, *, train_bias: bool = True):
+    """Batch normalisation alone (BNNeck, arXiv:1903.07071), the neck of PP-ShiTuV2.
+
+    Losses on embeddings and the head both see what comes after it, as in the reference.
+
+    Args:
+        feature: Keras tensor ``(batch, features)``.
+        train_bias: False leaves out the shift, as the paper does, so that the origin stays where
+            cosines have it. The reference's recipes mean to, by a learning rate of 1e-20 for it.
+
+    Returns:
+        Keras tensor ``(batch, features)``, not normalised to unit norm.
+
+    Example:
+        >>> import keras
+        >>> from keras_featx.necks import bn_neck
+        >>> bn_neck(keras.Input((512,))).shape
+        (None, 512)
+    """
+    return blocks.norm_act(feature, None, name="neck_bn", center=train_bias)

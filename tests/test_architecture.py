@@ -92,7 +92,7 @@ LAYERS = [
     ["data.samplers.identities"],
     ["data.samplers.plain", "data.samplers.pk"],
     ["data.samplers.hard", "data.samplers.categories"],
-    ["backbones.lcnet", "heads", "necks", "data.samplers"],
+    ["backbones.lcnet", "backbones.lcnet_v2", "heads", "necks", "data.samplers"],
     ["interop.paddle_weights"],
     ["weights", "data.pipeline", "averaging"],
     ["optimizers.parts", "optimizers.local"],

@@ -35,8 +35,8 @@ MISTAKES = {
     "Arch: {image_size: 224}": "Arch.image_size: expected a list, got 224",
     "Arch: {image_size: [16, 224]}": "Arch.image_size: expected at least 32 pixels a side (the "
     "network halves its input up to five times), got [16, 224]",
-    "Arch: {Backbone: {name: LcNet}}": "Arch.Backbone.name: expected one of ['LCNet'], got "
-    "'LcNet'; did you mean 'LCNet'?",
+    "Arch: {Backbone: {name: LcNet}}": "Arch.Backbone.name: expected one of ['LCNet', 'LCNetV2'], "
+    "got 'LcNet'; did you mean 'LCNet'?",
     "Arch: {Backbone: {scale: 1}}": "Arch.Backbone.name: missing",
     "Arch: {Backbone: 3}": "Arch.Backbone: expected {name: ..., ...}, got 3",
     "Arch: {Backbone: {name: LCNet, scal: 1}}": "Arch.Backbone.scal: unknown argument of LCNet; "
@@ -295,7 +295,8 @@ def test_every_shipped_config_loads_and_builds(file):
 
     config = load_config(file)
     extractor = models.build_extractor(config.Arch)
-    size = config.Arch.Neck.args["embedding_size"]
+    backbone = config.Arch.Backbone.args.get("class_expand")  # which a BNNeck leaves as it is
+    size = config.Arch.Neck.args.get("embedding_size", backbone)
     assert extractor.output_shape == (None, size)
     models.build_classifier(
         extractor,

@@ -896,6 +896,8 @@ REFUSED = [
       for w in (-1.0, math.nan)],
     *[("ElasticFace", {"std": s}, f"std: expected at least 0, got {s}") for s in (-0.1, math.nan)],
     ("ElasticFace", {"kind": "sin"}, "kind: expected arc or cos, got 'sin'"),
+    *[("Linear", {"stddev": s}, f"stddev: expected a positive number, got {s}")
+      for s in (0.0, math.nan)],
     ("Linear", {"split": True}, "use_bias: expected false with sample_rate or split, got True"),
     ("Linear", {"sample_rate": 0.5}, "use_bias: expected false with sample_rate or split, got "
      "True"),

@@ -145,7 +145,7 @@ def test_real_weights_give_the_stored_outputs(data_dir, tmp_path):
     wanted = weights.named_variables(models.build_extractor(config.Arch), "extractor")
     for path, variable in wanted.items():
         ours = path.removeprefix("extractor/")
-        name = NAMES[ours].removeprefix("backbone.")
+        name = NAMES["LCNet"][ours].removeprefix("backbone.")
         if name not in params:
             axes = {4: (2, 3, 0, 1) if "_dw_conv" in ours else (3, 2, 0, 1)}
             shape = tuple(variable.shape)
@@ -561,5 +561,5 @@ def test_another_backbone_is_refused(arrays, tmp_path, monkeypatch):
     object.__setattr__(config.Arch.Backbone, "name", "Another")
     file = save(tmp_path / "x.pdparams", arrays)
     assert refusal(import_paddle, file, config, tmp_path / "ours") == (
-        "Arch.Backbone.name: expected LCNet, got 'Another'"
+        "Arch.Backbone.name: expected LCNet or LCNetV2, got 'Another'"
     )

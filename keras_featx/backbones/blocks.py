@@ -60,7 +60,7 @@ def _pad(x, kernel_size: int, stride: int, name: str):
     return x, "valid"
 
 
-def norm_act(x, activation: str | None, *, name: str):
+def norm_act(x, activation: str | None, *, name: str, center: bool = True):
     """Batch normalisation with the reference's epsilon and momentum, then the activation.
 
     Statistics are those of the whole batch, over all replicas.
@@ -69,17 +69,18 @@ def norm_act(x, activation: str | None, *, name: str):
         activation,
         momentum=0.9,
         epsilon=1e-5,
+        center=center,
         synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
         name=name,
     )(x)
 
 
-def squeeze_excite(x, *, name: str, reduction: int = 4):
-    """Channel gate: mean over the image, two 1x1 convolutions, hard sigmoid (arXiv:1709.01507)."""
+def squeeze_excite(x, *, name: str, reduction: int = 4, gate_activation: str = "hard_sigmoid"):
+    """Channel gate: mean over the image, two 1x1 convolutions, a sigmoid (arXiv:1709.01507)."""
     channels = x.shape[-1]
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
     gate = conv(gate, channels // reduction, 1, name=f"{name}_conv1", bias=True)
     gate = keras.layers.Activation("relu", name=f"{name}_relu")(gate)
     gate = conv(gate, channels, 1, name=f"{name}_conv2", bias=True)
-    gate = keras.layers.Activation("hard_sigmoid", name=f"{name}_gate")(gate)
+    gate = keras.layers.Activation(gate_activation, name=f"{name}_gate")(gate)
     return keras.layers.Multiply(name=f"{name}_scale")([x, gate])

@@ -41,6 +41,25 @@ class _Scaled:
         return _Scaled(moved, self.factor, np.zeros_like(self.shift))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Folded:
+    """A layer with other weights, float64, which has not been applied yet."""
+
+    layer: keras.Layer
+    tensor: keras.KerasTensor
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def built(self):
+        new = type(self.layer).from_config(
+            {**self.layer.get_config(), "dtype": "float32", "use_bias": bool(self.bias.any())}
+        )
+        result = new(self.tensor)
+        weights = (self.kernel, self.bias)[: len(new.weights)]
+        new.set_weights([w.astype("float32") for w in weights])
+        return result
+
+
 def deploy_form(
     extractor: keras.Model, projection: Projection | None = None, *, basic: bool = False
 ) -> keras.Model:
@@ -70,6 +89,8 @@ def deploy_form(
     """
     source = in_float32(extractor)
     behind = _normalisation_behind(source)
+    sums = _sums_of_branches(source, behind)
+    branches = {branch for some in sums.values() for branch in some}
 
     def follow(layer, x, *args, **kwargs):
         if layer in behind.values():  # its normalisation is in the layer before
@@ -85,7 +106,10 @@ def deploy_form(
         if isinstance(layer, keras.layers.Multiply):
             return _product([_scaled(part) for part in x])
         if type(layer) in _LINEAR:
-            return _linear(layer, behind.get(layer), _scaled(x))
+            folded = _folded(layer, behind.get(layer), _scaled(x))
+            return folded if layer in branches else folded.built()
+        if layer in sums:
+            return _merged(x).built()
         if isinstance(layer, keras.layers.ZeroPadding2D | keras.layers.Flatten):
             return _moved(layer, _scaled(x))
         if isinstance(layer, keras.layers.Concatenate):
@@ -148,6 +172,32 @@ def _normalisation_behind(model: keras.Model) -> dict[keras.Layer, keras.Layer]:
     return behind
 
 
+def _sums_of_branches(model: keras.Model, behind: dict) -> dict[keras.Layer, list[keras.Layer]]:
+    """Of each sum of depthwise convolutions of one tensor, each normalised: these.
+
+    They have one stride and are padded alike on all sides, so that the centres of their kernels
+    meet.
+    """
+    made_by = {id(norm.output): layer for layer, norm in behind.items()}
+    found = {}
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.Add):
+            continue
+        branches = [made_by.get(id(tensor)) for tensor in inputs(layer)]
+        if all(isinstance(one, keras.layers.DepthwiseConv2D) for one in branches):
+            linear = all(getattr(behind[one], "activation", None) is None for one in branches)
+            if linear and len({id(_unpadded(one)) for one in branches}) == 1:
+                found[layer] = branches
+    return found
+
+
+def _unpadded(layer: keras.Layer):
+    """What a convolution reads, before it is padded."""
+    (before,) = inputs(layer)
+    producer = before._keras_history.operation
+    return producer.input if isinstance(producer, keras.layers.ZeroPadding2D) else before
+
+
 def _scaled(x) -> _Scaled:
     if isinstance(x, _Scaled):
         return x
@@ -205,7 +255,7 @@ def _affine(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndar
     return factor, shift + np.asarray(layer.beta, "float64") if layer.center else shift
 
 
-def _linear(layer, normalisation, x: _Scaled):
+def _folded(layer, normalisation, x: _Scaled) -> _Folded:
     """A convolution or dense layer with what stands before and behind it."""
     if getattr(layer, "padding", "valid") == "same" and max(layer.kernel_size) > 1:
         x = x.without_shift()
@@ -218,12 +268,18 @@ def _linear(layer, normalisation, x: _Scaled):
         factor, shift = _affine(normalisation)
         kernel = kernel * (factor.reshape(kernel.shape[2:]) if depthwise else factor)
         bias = bias * factor + shift
-    new = type(layer).from_config(
-        {**layer.get_config(), "dtype": "float32", "use_bias": bool(bias.any())}
-    )
-    result = new(x.tensor)
-    new.set_weights([w.astype("float32") for w in (kernel, bias)[: len(new.weights)]])
-    return result
+    return _Folded(layer, x.tensor, kernel, bias)
+
+
+def _merged(branches: list[_Folded]) -> _Folded:
+    """Depthwise convolutions of one tensor, added up in the largest of them."""
+    largest = max(branches, key=lambda branch: len(branch.kernel))
+    kernel = np.zeros_like(largest.kernel)
+    for branch in branches:
+        edge = (len(kernel) - len(branch.kernel)) // 2
+        inner = slice(edge, len(kernel) - edge)
+        kernel[inner, inner] += branch.kernel
+    return _Folded(largest.layer, largest.tensor, kernel, sum(one.bias for one in branches))
 
 
 def _moved(layer, x: _Scaled) -> _Scaled:

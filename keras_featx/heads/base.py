@@ -34,6 +34,7 @@ class Head(keras.layers.Layer):
     """
 
     unit = True
+    stddev: float | None = None
     sub_centres = 1
     scale = 1.0
 
@@ -92,7 +93,8 @@ class Head(keras.layers.Layer):
             raise ValueError(
                 f"embedding_size: expected the neck's {size}, got {self.embedding_size}"
             )
-        initializer = _normal(math.sqrt(2 / (size + self.class_num)))  # Xavier, not truncated
+        xavier = math.sqrt(2 / (size + self.class_num))  # not truncated
+        initializer = _normal(xavier if self.stddev is None else self.stddev)
         if self.split or self.sample_rate < 1:
             self._build_local(size, initializer)
         else:

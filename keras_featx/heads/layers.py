@@ -72,13 +72,17 @@ class Linear(Head):
 
     Args:
         use_bias: Whether each class has an offset.
+        stddev: Of the initial weights; Xavier's where not given. PP-ShiTuV2 has 0.001.
         **kwargs: Of every head.
     """
 
     unit = False
 
-    def __init__(self, *, use_bias: bool = True, **kwargs):
+    def __init__(self, *, use_bias: bool = True, stddev: float | None = None, **kwargs):
         super().__init__(**kwargs)
+        if stddev is not None and not stddev > 0:
+            raise ValueError(f"stddev: expected a positive number, got {stddev}")
+        self.stddev = stddev
         if use_bias and (self.split or self.sample_rate < 1):
             raise ValueError("use_bias: expected false with sample_rate or split, got True")
         self.use_bias = use_bias

@@ -13,12 +13,21 @@ from keras_featx import weights as folders
 from keras_featx.config import dump_config, load_config
 from keras_featx.errors import ConfigError
 from keras_featx.interop.paddle_files import read_pdiparams, read_pdparams
-from keras_featx.interop.paddle_weights import CENTRES, NAMES, Network, by_number, find_network
+from keras_featx.interop.paddle_weights import (
+    CENTRES,
+    FIRST,
+    NAMES,
+    Network,
+    by_number,
+    find_network,
+)
 from keras_featx.sections import ArchSection, Config
 
 # The reference's own default; its weight files do not say what it was.
 DROPOUT = 0.2
 _NECK, _CENTRES = "extractor/neck/kernel", "head/centres"
+_MEAN, _VARIANCE = "extractor/neck_bn/moving_mean", "extractor/neck_bn/moving_variance"
+_EPSILON = np.float32(1e-5)
 # AdaMargin's statistics of the lengths of embeddings.
 _NORMS = {"head/norm_mean": "head.batch_mean", "head/norm_std": "head.batch_std"}
 
@@ -68,17 +77,18 @@ def import_paddle(
     if not isinstance(config, Config):
         config = load_config(config)
     arch, source = config.Arch, os.fspath(weights)
-    if arch.Backbone.name != "LCNet":
-        raise ConfigError(f"Arch.Backbone.name: expected LCNet, got {arch.Backbone.name!r}")
+    if arch.Backbone.name not in FIRST:
+        known = " or ".join(FIRST)
+        raise ConfigError(f"Arch.Backbone.name: expected {known}, got {arch.Backbone.name!r}")
     if fresh_neck and arch.Neck is None:
         raise ConfigError("--fresh-neck: expected with Arch.Neck only")
     arrays, scale = _read(source, model, dropout, arch)
-    network = find_network(arrays, source, prefix)
+    network = find_network(arrays, source, prefix, arch.Backbone.name)
 
     keras.utils.set_random_seed(config.Global.seed)
     extractor = models.build_extractor(arch, config.Global.precision)
     variables = folders.named_variables(extractor, "extractor")
-    names = _extractor_names(variables, fresh_neck)
+    names = _extractor_names(variables, arch, fresh_neck)
     head_names = {} if fresh_neck else _head_names(network, arch)
     head = _build_head(network, arch, extractor, head_names) if head_names else None
     if head is not None:
@@ -127,22 +137,29 @@ def _read(
 
 
 def _argument(arch: ArchSection, name: str) -> Any:
-    """An argument of the backbone, or its default."""
-    default = components.parameters("backbone", arch.Backbone.name, "Arch.Backbone")[name].default
+    """An argument of the backbone, or its default; true where it has none of that name."""
+    known = components.parameters("backbone", arch.Backbone.name, "Arch.Backbone")
+    default = known[name].default if name in known else True
     return arch.Backbone.args.get(name, default)
 
 
-def _extractor_names(variables: Mapping[str, Any], fresh_neck: bool) -> dict[str, str]:
+def _extractor_names(
+    variables: Mapping[str, Any], arch: ArchSection, fresh_neck: bool
+) -> dict[str, str]:
     """The reference's names of all weights of an extractor that are to be taken."""
     names = {}
+    known = {k: v for k, v in NAMES[arch.Backbone.name].items() if not v.startswith("neck.")}
+    if arch.Neck is not None:
+        necks = NAMES["LCNet" if arch.Neck.name == "Dense" else "LCNetV2"]
+        known = known | {ours: name for ours, name in necks.items() if name.startswith("neck.")}
     for path in variables:
         ours = path.removeprefix("extractor/")
         if fresh_neck and ours.startswith("neck"):
             continue
-        if ours not in NAMES:
+        if ours not in known:
             key = "Arch.Neck.batch_norm" if ours.startswith("neck") else "Arch.Backbone.levels"
             raise ConfigError(f"{key}: expected none, as PaddleClas has nothing like {ours}")
-        names[path] = NAMES[ours]
+        names[path] = known[ours]
     return names
 
 
@@ -175,6 +192,11 @@ def _fold(values: dict[str, np.ndarray], arch: ArchSection, scale: float) -> dic
         scale /= 1 - _argument(arch, "dropout")
     if scale == 1:
         return {}
+    if arch.Neck is not None and arch.Neck.name == "BNNeck":
+        # That of the variance is of the sum with epsilon.
+        values[_VARIANCE] = (values[_VARIANCE] + _EPSILON) / np.float32(scale**2) - _EPSILON
+        values[_MEAN] = values[_MEAN] / np.float32(scale)
+        return {_MEAN: 1 / scale, _VARIANCE: 1 / scale**2}
     if arch.Neck is not None:
         factors = {_NECK: scale}
     else:  # the embedding has unit length; what sees its length is compensated

@@ -1,4 +1,4 @@
-"""PaddleClas' names and layouts of the arrays of LCNet, its neck and its heads, and ours.
+"""PaddleClas' names and layouts of the arrays of LCNets, their necks and heads, and ours.
 
 In the reference a recognition model has its arrays below ``backbone.``, ``neck.`` and ``head.``, a
 classifier has those of the backbone bare, and models that are trained together have names such as
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_featx.backbones import lcnet_v2
 from keras_featx.backbones.lcnet import STAGES
 from keras_featx.errors import ConfigError
 
-# Every LCNet begins with this.
-_FIRST = "conv1.conv.weight"
+# What every network of ours begins with.
+FIRST = {"LCNet": "conv1.conv.weight", "LCNetV2": "stem.0.conv.weight"}
 _BACKBONE = "backbone."
 _NORM = {"weight": "gamma", "bias": "beta", "_mean": "moving_mean", "_variance": "moving_variance"}
 # What Paddle calls the arrays of a layer of its own accord.
@@ -49,8 +50,40 @@ def _places() -> Iterator[tuple[str, str]]:
     yield from _dense("neck.fc", "neck")
 
 
+def _places_v2() -> Iterator[tuple[str, str]]:
+    yield from _conv_norm("backbone.stem.0", "stem_0")
+    yield from _block_v2("stem.1", "stem_1")
+    for stage, (_, kernel_size, split, rep, gated, _, count) in enumerate(lcnet_v2.STAGES):
+        for i in range(count):
+            branches = len(lcnet_v2.branch_sizes(kernel_size, 1)) if rep else 0
+            yield from _block_v2(
+                f"stages.{stage}.{i}", f"stages_{stage}_{i}", branches, gated, split
+            )
+    yield from _dense("backbone.last_conv", "last_conv")
+    for leaf, weight in _NORM.items():
+        yield f"neck.feat_bn.{leaf}", f"neck_bn/{weight}"
+
+
+def _block_v2(
+    theirs: str, ours: str, branches: int = 0, gated: bool = False, split: bool = False
+) -> Iterator[tuple[str, str]]:
+    for i in range(branches):
+        yield from _conv_norm(f"{_BACKBONE}{theirs}.dw_conv_list.{i}", f"{ours}_dw_{i}")
+    if not branches:
+        yield from _conv_norm(f"{_BACKBONE}{theirs}.dw_conv", f"{ours}_dw")
+    if gated:
+        yield from _dense(f"{_BACKBONE}{theirs}.se.conv1", f"{ours}_se_conv1")
+        yield from _dense(f"{_BACKBONE}{theirs}.se.conv2", f"{ours}_se_conv2")
+    for suffix in ("_1", "_2") if split else ("",):
+        yield from _conv_norm(f"{_BACKBONE}{theirs}.pw_conv{suffix}", f"{ours}_pw{suffix}")
+
+
 PLACES: dict[str, str] = dict(_places())
-NAMES = {ours: theirs for theirs, ours in PLACES.items()}
+_PLACES_V2 = dict(_places_v2())
+NAMES = {
+    "LCNet": {ours: theirs for theirs, ours in PLACES.items()},
+    "LCNetV2": {ours: theirs for theirs, ours in _PLACES_V2.items()},
+}
 CENTRES = ("head.weight", "head.kernel")  # of Arc, Cos and Circle margin; of AdaMargin
 
 
@@ -62,7 +95,9 @@ def our_path(name: str) -> str:
         >>> our_path("backbone.blocks2.0.dw_conv.bn._mean"), our_path("head.weight")
         ('blocks2_0_dw_bn/moving_mean', 'head/centres')
     """
-    return "head/centres" if name in CENTRES else PLACES[name]
+    if name in CENTRES:
+        return "head/centres"
+    return PLACES[name] if name in PLACES else _PLACES_V2[name]
 
 
 def axes(name: str, rank: int) -> tuple[int, ...]:
@@ -78,7 +113,8 @@ def axes(name: str, rank: int) -> tuple[int, ...]:
         ((2, 3, 1, 0), (0, 1), (1, 0))
     """
     if rank == 4:
-        return (2, 3, 0, 1) if ".dw_conv." in name else (2, 3, 1, 0)
+        depthwise = ".dw_conv." in name or ".dw_conv_list." in name
+        return (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
     # Those of a head, or of the classifier that a backbone may have.
     return tuple(range(rank)) if name.startswith("neck.") else tuple(range(rank))[::-1]
 
@@ -131,7 +167,10 @@ class Network:
 
 
 def find_network(
-    arrays: Mapping[str, np.ndarray], source: str, prefix: str | None = None
+    arrays: Mapping[str, np.ndarray],
+    source: str,
+    prefix: str | None = None,
+    backbone: str = "LCNet",
 ) -> Network:
     """Find a network among the arrays of a file.
 
@@ -140,6 +179,7 @@ def find_network(
         source: The file, for messages.
         prefix: What the names of the network begin with, such as ``Student.``. Without, it is the
             only network there is, or the only student.
+        backbone: What ours is called.
 
     Raises:
         ConfigError: If there is none, or several to choose from.
@@ -151,10 +191,12 @@ def find_network(
         >>> find_network(first, "distilled.pdparams").prefix
         'Student.'
     """
-    firsts = [name.removesuffix(_FIRST) for name in arrays if f".{name}".endswith(f".{_FIRST}")]
+    first = FIRST[backbone]
+    firsts = [name.removesuffix(first) for name in arrays if f".{name}".endswith(f".{first}")]
     if not firsts:
         raise ConfigError(
-            f"{source}: expected the arrays of an LCNet, such as {_FIRST}, got {list(arrays)[:3]}"
+            f"{source}: expected the arrays of an {backbone}, such as {first}, "
+            f"got {list(arrays)[:3]}"
         )
     below = {first: _without_backbone(first) for first in firsts}
     prefixes = sorted(set(below.values()))
