@@ -245,10 +245,10 @@ def test_a_network_is_evaluated_by_its_signs(tmp_path):
     model = randomize(models.build_extractor(plain.Arch))
     (found,) = evaluation.measure_sets(plain, model, evaluation.load_eval_sets(plain)).values()
     vectors = [np.sign(v) for v in (found.query_embeddings, found.gallery_embeddings)]
-    names = [np.array(p.names)[p.labels] for p in (found.query, found.gallery)]
-    config = tiny_config(tmp_path, "Global.feature_binarize=sign", "Metric.Ranking=[]")
+    labels = found.query.labels, found.gallery.labels
+    config = tiny_config(tmp_path, "Global.feature_binarize=sign")
     result = evaluation.evaluate(config, model)
-    recall, average = recall_and_map(vectors[0].astype(int) @ vectors[1].astype(int).T, *names)
+    recall, average = recall_and_map(vectors[0].astype(int) @ vectors[1].astype(int).T, *labels)
     assert result["recall@1"] == pytest.approx(recall) and result["map"] == pytest.approx(average)
     assert result["map"] != evaluation.evaluate(plain, model)["map"]
     config = tiny_config(tmp_path, "Global.feature_binarize=round")

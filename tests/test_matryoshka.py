@@ -108,7 +108,7 @@ def test_the_gradient_of_centres_is_that_of_finite_differences():
         step = np.zeros_like(centres)
         step[row, column] = 1e-6
         up, down = (nested(raw, centres + s, LABEL, 0.1, 4.0, 0.0).sum() for s in (step, -step))
-        assert found[row, column] == pytest.approx((up - down) / 2e-6, rel=1e-3)
+        assert float(found[row, column]) == pytest.approx((up - down) / 2e-6, rel=1e-3)
 
 
 def test_a_nested_classifier_is_saved_and_loaded(tmp_path):
