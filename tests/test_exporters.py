@@ -574,13 +574,13 @@ def test_a_projection_may_be_the_first_numbers(exported, tmp_path):
     section = "Export.projection={by: prefix, size: 6}"
     # Nothing is learnt, so no training images are needed.
     config = tiny_config(tmp_path, section, "Export.min_cosine=0.99999")
-    result = keras_featx.export(config, model, formats=["saved_model", "tflite", "onnx"])
+    result = keras_featx.export(config, model, formats=["tflite", "onnx"])
     pixels = np.stack(
         [images.load(tf.constant(p), (32, 32), config.Arch.Preprocess) for p in PICTURES]
     )
     expected = model(pixels).numpy().astype("float64")[:, :6]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    for name in ("saved_model", "tflite", "onnx"):
+    for name in ("tflite", "onnx"):
         found = gate.open_variant(name, Path(result[name]), (32, 32)).from_pixels(pixels)
         np.testing.assert_allclose(found, expected, atol=2e-5)
     for section, message in {
