@@ -36,7 +36,7 @@ class Evaluation:
         query: The images that were embedded: without those that were skipped.
         gallery: Likewise.
         query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them;
-            with ``Global.feature_binarize`` int8, -1 and 1.
+            with ``Global.feature_binarize`` their signs, as unit vectors.
         gallery_embeddings: Likewise.
         seconds: What reading and embedding the images took.
     """
@@ -178,6 +178,7 @@ def _measure_set(config: Config, model: keras.Model, views: int, one: EvalSet) -
         if config.Global.feature_binarize:
             try:
                 found = binarized(found, config.Global.feature_binarize)
+                found = (found / np.sqrt(found.shape[1])).astype("float32")
             except ConfigError as error:
                 raise ConfigError(f"Global.{error} of the {name}") from None
         parts.append(samples)

@@ -56,10 +56,11 @@ def test_signs_and_rounded_numbers_are_those_of_the_reference():
 
 
 @pytest.mark.parametrize("size", [8, 21])
-def test_ranks_of_signs_are_those_of_hamming_distances(size):
+@pytest.mark.parametrize("length", [np.int8(1), np.float32(0.3)])
+def test_ranks_of_signs_are_those_of_hamming_distances(size, length):
     query, gallery, _ = sets(size)
     parts = labelled(query, gallery)
-    signs = [compact.binarized(p.embeddings, "sign") for p in parts]
+    signs = [compact.binarized(p.embeddings, "sign") * length for p in parts]
     found = find_matches(*(Labelled(s, p.labels) for s, p in zip(signs, parts, strict=True)))
     apart = (signs[0][:, None] != signs[1]).sum(-1)
     order = np.argsort(apart, axis=1, kind="stable")  # many are at one distance: by row
@@ -67,9 +68,8 @@ def test_ranks_of_signs_are_those_of_hamming_distances(size):
         ranks = 1 + np.flatnonzero(gallery[1][order[i]] == query[1][i])
         part = slice(found.starts[i], found.starts[i + 1])
         np.testing.assert_array_equal(found.ranks[part], ranks)
-        np.testing.assert_array_equal(
-            found.similarities[part], size - 2 * apart[i][found.rows[part]]
-        )
+        values = (size - 2 * apart[i][found.rows[part]]) * float(length) ** 2
+        np.testing.assert_allclose(found.similarities[part], values, rtol=1e-6)
 
 
 def test_packed_bits_are_those_that_faiss_searches():
@@ -270,5 +270,6 @@ def test_a_network_is_evaluated_by_its_rounded_numbers(tmp_path):
     plain_config = tiny_config(tmp_path)
     (raw,) = evaluation.measure_sets(plain_config, plain, sets_).values()
     expected = np.where(raw.query_embeddings > 0, 1, -1)
-    assert (found.query_embeddings == expected).mean() > 0.999
+    assert (np.sign(found.query_embeddings) == expected).mean() > 0.999
+    np.testing.assert_allclose(np.abs(found.query_embeddings), 0.25)
     assert (expected > 0).any() and (expected < 0).any()
