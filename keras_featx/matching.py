@@ -16,7 +16,7 @@ from keras_featx.counting import ROWS, Block, Scores, count_before, slices
 from keras_featx.labelled import Labelled, Matches, nothing, reordered, stacked
 from keras_featx.search import BLOCKS, check_vectors
 from keras_featx.search_backends import cores, product_function
-from keras_featx.similarities import SIMILARITIES, pair_values, row_blocks
+from keras_featx.similarities import SIMILARITIES, pair_values
 
 # Of NumPy's kinds of types, those that can be equal.
 _KINDS = {"i": "numbers", "u": "numbers", "b": "numbers", "U": "names", "O": "names"}
@@ -136,9 +136,6 @@ def _find(query, gallery, norms, leave_one_out: bool, block_sizes, distances) ->
 def _inner_products(
     query: Labelled, gallery: Labelled, norms: tuple[np.ndarray, np.ndarray], size: int
 ) -> Callable[[slice], Scores]:
-    lengths = [_length_of_signs(part.embeddings) for part in (query, gallery)]
-    if all(lengths):
-        return _of_signs(query, gallery, np.float32(lengths[0] * lengths[1]), size)
     similarity, product = SIMILARITIES["inner_product"], product_function()
 
     def scores(part: slice) -> Scores:
@@ -155,42 +152,6 @@ def _inner_products(
         return Scores(
             blocks, lambda *pairs: pair_values("inner_product", vectors, gallery.embeddings, *pairs)
         )
-
-    return scores
-
-
-def _length_of_signs(vectors: np.ndarray) -> float | None:
-    """The size of all numbers, if they differ in their signs alone."""
-    length = float(abs(vectors[0, 0])) if vectors.size else 0.0
-    # Of other vectors the first row tells.
-    parts = [slice(0, 1), *row_blocks(vectors)] if length else []
-    return length if parts and all((np.abs(vectors[p]) == length).all() for p in parts) else None
-
-
-def _of_signs(
-    query: Labelled, gallery: Labelled, factor: np.float32, size: int
-) -> Callable[[slice], Scores]:
-    """Float32 sums of signs are exact, so that the very many ties need no second look."""
-    product = product_function()
-
-    def scores(part: slice) -> Scores:
-        vectors = query.embeddings[part]
-        left, exact = np.sign(vectors).astype("float32"), np.zeros(len(vectors))
-        blocks = (
-            Block(
-                there.start,
-                product(left, np.sign(gallery.embeddings[there]).astype("float32")) * factor,
-                exact,
-            )
-            for there in slices(len(gallery.labels), size)
-        )
-
-        def of_pairs(owners, rows):
-            signs = np.sign(gallery.embeddings[rows])
-            places = np.arange(len(rows))
-            return pair_values("inner_product", left[owners], signs, places, places) * factor
-
-        return Scores(blocks, of_pairs)
 
     return scores
 
