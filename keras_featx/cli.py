@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from keras_featx import compress
 from keras_featx import gallery_options as gallery
 from keras_featx._version import __version__
 from keras_featx.config import apply_overrides, from_dict, load_config, parse_yaml
@@ -105,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     gallery.add_arguments(commands)
     interop.add_arguments(
         _with_config(commands, "import-paddle", interop.run, "take over weights of PaddleClas")
+    )
+    compress.add_arguments(
+        _with_config(commands, "compress", compress.run, "Recall@1 of shorter embeddings", False)
     )
     serve = commands.add_parser("serve", help="answer embeddings over HTTP")
     serving.add_arguments(serve)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_featx import components
+from keras_featx.compact import binarized
 from keras_featx.data.samples import Samples
 from keras_featx.embedding import embed, embed_usable
 from keras_featx.errors import ConfigError
@@ -17,7 +18,7 @@ from keras_featx.evaluation_data import EvalSet, load_eval_sets, shared_labels
 from keras_featx.evaluation_sections import MetricSection
 from keras_featx.labelled import Labelled
 from keras_featx.matching import Distances
-from keras_featx.models import build_model
+from keras_featx.models import EMBEDDING, build_model
 from keras_featx.paddle_protocol import paddle_figures
 from keras_featx.ranking import check_groups, improved
 from keras_featx.results import RetrievalResult, score
@@ -34,7 +35,8 @@ class Evaluation:
         result: The figures.
         query: The images that were embedded: without those that were skipped.
         gallery: Likewise.
-        query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them.
+        query_embeddings: Float ``(queries, embedding_size)``, unit norm, as the model gave them;
+            with ``Global.feature_binarize`` their signs, as unit vectors.
         gallery_embeddings: Likewise.
         seconds: What reading and embedding the images took.
     """
@@ -142,6 +144,8 @@ def measure_sets(
     config: Config, model: keras.Model, sets: Mapping[str, EvalSet]
 ) -> dict[str, Evaluation]:
     """Embed and measure sets that are loaded already; see :func:`load_eval_sets`."""
+    if config.Global.feature_binarize == "round":
+        model = _not_normalised(config, model)
     embedder, views = as_configured(model, config.Metric.Views)
     found = {}
     for name, one in sets.items():
@@ -150,6 +154,13 @@ def measure_sets(
         except ConfigError as error:
             raise ConfigError(f"DataLoader.Eval.Sets.{name}: {error}" if name else error) from None
     return found
+
+
+def _not_normalised(config: Config, model: keras.Model) -> keras.Model:
+    """The network up to its embedding before that is made a unit vector."""
+    if config.Metric.Views is not None:
+        raise ConfigError("Metric.Views: expected null with Global.feature_binarize round")
+    return keras.Model(model.input, model.get_layer(EMBEDDING).input)
 
 
 def _measure_set(config: Config, model: keras.Model, views: int, one: EvalSet) -> Evaluation:
@@ -164,6 +175,12 @@ def _measure_set(config: Config, model: keras.Model, views: int, one: EvalSet) -
             samples = samples.take(good)
         else:
             found = embed(*common)
+        if config.Global.feature_binarize:
+            try:
+                found = binarized(found, config.Global.feature_binarize)
+                found = (found / np.sqrt(found.shape[1])).astype("float32")
+            except ConfigError as error:
+                raise ConfigError(f"Global.{error} of the {name}") from None
         parts.append(samples)
         embeddings.append(found)
     seconds = time.perf_counter() - started

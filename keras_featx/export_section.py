@@ -15,18 +15,23 @@ FORMATS = (*EXACT, *REDUCED)
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSection:
-    """PCA of the embeddings of training images, as part of the network.
+    """A shorter embedding, as part of the network.
 
     Attributes:
+        by: ``pca`` of the embeddings of training images, or ``prefix``: the first numbers, of a
+            network trained with ``Arch.Matryoshka``.
         size: Numbers of the shorter embedding; ``None`` keeps all that vary.
         whiten: Whether each component gets variance 1 before the unit norm is taken again.
     """
 
+    by: Literal["pca", "prefix"] = "pca"
     size: int | None = None
     whiten: bool = False
 
     def check(self, path: str) -> None:
         """Refuse impossible values."""
+        if self.by == "prefix" and (self.size is None or self.whiten):
+            raise ConfigError(f"{path}: expected with by: prefix a size and no whitening")
         if self.size is not None and self.size < 1:
             raise ConfigError(f"{path}.size: expected at least 1, got {self.size}")
 

@@ -1,6 +1,7 @@
 """From a config to networks: the extractor (what is deployed) and the classifier (what trains)."""
 
 import contextlib
+import functools
 import os
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import keras_featx.interop.tfsim  # noqa: F401 (these register layers that saved
 from keras_featx import components, weights
 from keras_featx.config import load_config
 from keras_featx.errors import ConfigError
+from keras_featx.heads.adaptive import RunningHead
 from keras_featx.losses.cross_entropy import CELoss
 from keras_featx.losses.layers import EmbeddingLoss, snake_case
 from keras_featx.sections import (
@@ -20,6 +22,7 @@ from keras_featx.sections import (
     Component,
     Config,
     LossSection,
+    MatryoshkaSection,
     PreprocessSection,
 )
 
@@ -122,6 +125,7 @@ def build_classifier(
     head: keras.Layer | None,
     losses: dict[str, CELoss | EmbeddingLoss] | None = None,
     mixed: bool = False,
+    matryoshka: MatryoshkaSection | None = None,
 ) -> keras.Model:
     """Attach a head and losses to an extractor; :func:`compile_classifier` makes it train.
 
@@ -132,6 +136,7 @@ def build_classifier(
         mixed: Images are mixtures of two (Mixup, CutMix): the inputs ``"label_2"`` and ``"share"``,
             ``(batch,)`` each, are the label of the other and the share of the own in [0, 1], and
             cross-entropy is the mean of both labels' with these weights.
+        matryoshka: Each loss is the weighted sum of those of the embedding's first numbers.
 
     Returns:
         A functional model from ``{"image": ..., "label": (batch,)}`` to each loss of each row under
@@ -155,6 +160,10 @@ def build_classifier(
     if mixed:
         inputs |= {"label_2": keras.Input((), dtype="int32", name="label_2")}
         inputs |= {"share": keras.Input((), dtype="float32", name="share")}
+    # The whole first: it says how large centres are, and what is correct.
+    parts = [(embedding, 1.0)]
+    if matryoshka is not None:
+        parts = _prefixes(embedding, matryoshka, head)
     outputs, crosses = {}, [loss for loss in losses.values() if isinstance(loss, CELoss)]
     if len(crosses) > 1 and head.sample_rate < 1:
         raise ConfigError("Arch.Head.sample_rate: expected 1 with two CELoss, each would sample")
@@ -166,21 +175,61 @@ def build_classifier(
     for name, loss in losses.items():
         if isinstance(loss, CELoss):
             with _named("Arch.Head"):
-                value, correct = head(embedding, label, with_loss=True, epsilon=loss.epsilon)
-                if mixed:
-                    other = inputs["label_2"]
-                    second, _ = head(embedding, other, with_loss=True, epsilon=loss.epsilon)
-                    value = inputs["share"] * value + (1 - inputs["share"]) * second
-            outputs[name] = loss.weight * value
-            outputs[CORRECT] = keras.ops.cast(correct, "float32")
+                found = [_cross_entropy(head, part, inputs, loss.epsilon) for part, _ in parts]
+            values = [value for value, _ in found]
+            outputs[name] = loss.weight * _weighted(values, parts)
+            outputs[CORRECT] = keras.ops.cast(found[0][1], "float32")
         elif mixed:
             raise ConfigError(
                 "DataLoader.Train.dataset.batch_transform_ops: expected with CELoss alone, as a "
                 f"mixture has two identities, got it with {name}"
             )
         else:
-            outputs[name] = loss(embedding, label)
+            values = [loss(embedding, label)]  # which builds it
+            if loss.weights and len(parts) > 1:
+                raise ConfigError(
+                    f"Arch.Matryoshka: expected losses without weights and memory, got {name}"
+                )
+            values += [loss(part, label) for part, _ in parts[1:]]
+            outputs[name] = _weighted(values, parts)
     return keras.Model(inputs, outputs, name="classifier")
+
+
+def _cross_entropy(head: keras.layers.Layer, embedding, inputs: dict, epsilon: float):
+    """The loss of each row, of both labels of a mixture, and what is correct."""
+    value, correct = head(embedding, inputs["label"], with_loss=True, epsilon=epsilon)
+    if "share" in inputs:
+        second, _ = head(embedding, inputs["label_2"], with_loss=True, epsilon=epsilon)
+        value = inputs["share"] * value + (1 - inputs["share"]) * second
+    return value, correct
+
+
+def _weighted(values: list, parts: list):
+    """Losses of parts of the embedding, summed; the loss itself where that is all there is."""
+    values = [
+        value if weight == 1 else weight * value
+        for value, (_, weight) in zip(values, parts, strict=True)
+    ]
+    return functools.reduce(keras.ops.add, values)
+
+
+def _prefixes(embedding, section: MatryoshkaSection, head) -> list:
+    """Parts of the embedding with their weights, the whole first.
+
+    A head that counts steps or keeps statistics would take each part for one more step.
+    """
+    whole, *shorter = section.parts[::-1]
+    if whole[0] != embedding.shape[-1]:
+        raise ConfigError(
+            f"Arch.Matryoshka.sizes: expected the last to be {embedding.shape[-1]}, the size of "
+            f"the embedding, got {whole[0]}"
+        )
+    if isinstance(head, RunningHead) or (head is not None and head.sample_rate < 1):
+        raise ConfigError(
+            "Arch.Matryoshka: expected a head that keeps no statistics and samples no classes, got "
+            f"{type(head).__name__}"
+        )
+    return [(embedding, whole[1]), *((embedding[:, :size], weight) for size, weight in shorter)]
 
 
 def compile_classifier(

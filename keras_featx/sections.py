@@ -37,6 +37,9 @@ class GlobalSection:
         report: Draw ``report.html`` at the end of training, where there is evaluation.
         update_freq: Batches whose mean gradient makes one update of the weights. Epochs and steps
             count batches all the same.
+        feature_binarize: Evaluate with embeddings of -1 and 1: ``sign``, or ``round`` of a network
+            whose embedding, before its length is made 1, has numbers from 0 to 1; see
+            :func:`keras_featx.compact.binarized`.
     """
 
     output_dir: str = "output/RecModel"
@@ -56,6 +59,7 @@ class GlobalSection:
     print_batch_step: int = 10
     report: bool = True
     update_freq: int = 1
+    feature_binarize: Literal["sign", "round"] | None = None
 
     def check(self, path: str) -> None:
         """Refuse impossible values."""
@@ -137,6 +141,41 @@ class PreprocessSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatryoshkaSection:
+    """Training of embeddings whose first numbers are embeddings, too (arXiv:2205.13147).
+
+    The loss is the sum of those of the first 32, 64, ... numbers, each made a unit vector where the
+    loss takes unit vectors. Class centres are cut likewise (the paper's MRL-E).
+
+    Attributes:
+        sizes: How many numbers; rising, the last is the whole embedding.
+        weights: Of the losses of each size; by default 1 each, as in the paper.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """``((size, weight), ...)``."""
+        weights = self.weights or (1.0,) * len(self.sizes)
+        return tuple(zip(self.sizes, weights, strict=True))
+
+    def check(self, path: str) -> None:
+        """Refuse sizes that do not rise, and weights that do not belong to them."""
+        sizes = list(self.sizes)
+        if len(sizes) < 2 or sizes[0] < 1 or sizes != sorted(set(sizes)):
+            raise ConfigError(f"{path}.sizes: expected two or more that rise, got {sizes}")
+        if self.weights is not None:
+            weights = list(self.weights)
+            if len(weights) != len(sizes) or min(weights) < 0 or weights[-1] == 0:
+                raise ConfigError(
+                    f"{path}.weights: expected {len(sizes)} numbers of at least 0, the last above "
+                    f"0, got {weights}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArchSection:
     """The network. ``image_size`` is (height, width) in pixels."""
 
@@ -146,6 +185,7 @@ class ArchSection:
     Backbone: Component = part("backbone", Component(name="LCNet", args={"scale": 2.5}))
     Neck: Component | None = part("neck", Component(name="Dense"))
     Head: Component = part("head", Component(name="ArcMargin"))
+    Matryoshka: MatryoshkaSection | None = None
 
     def check(self, path: str) -> None:
         """Refuse impossible values."""

@@ -130,7 +130,7 @@ def _build(config: Config, data: TrainingData, steps_per_epoch: int) -> checkpoi
     losses = models.build_losses(config.Loss, data.class_num)
     head = _build_head(config, losses, data.class_num)
     mixed = bool(config.DataLoader.Train.dataset.batch_transform_ops)
-    classifier = models.build_classifier(extractor, head, losses, mixed)
+    classifier = models.build_classifier(extractor, head, losses, mixed, config.Arch.Matryoshka)
     if data.order.refresh and (head is None or head.sub_centres > 1):
         raise ConfigError(
             "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "

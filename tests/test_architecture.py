@@ -46,7 +46,7 @@ LAYERS = [
     ["serving.descriptions"],
     ["components", "metrics", "verification", "schedules", "bmp", "exif", "opencv_resizing"],
     ["augment.common", "augment.operations", "results", "reranking", "paddle_protocol"],
-    ["neighbours"],
+    ["neighbours", "compact"],
     ["retrieval"],
     [
         "augment.elastic",
@@ -134,8 +134,8 @@ LAYERS = [
     ["exporters.card", "exporters.source"],
     ["exporters.writing"],
     ["exporters", "exporters.verify", "training_data", "packing"],
-    ["training", "preview"],
-    ["interop.options", "quickstart", "gallery_options", "gallery_commands"],
+    ["training", "preview", "evaluation_vectors"],
+    ["interop.options", "quickstart", "gallery_options", "gallery_commands", "compress"],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
@@ -149,6 +149,7 @@ FRAMEWORK_FREE += [
     "reranking",
     "retrieval",
     "neighbours",
+    "compact",
 ]
 FRAMEWORK_FREE += [
     "export_section",
@@ -159,6 +160,7 @@ FRAMEWORK_FREE += [
 ]
 FRAMEWORK_FREE += [
     "interop.options",
+    "compress",
     "interop.paddle_files",
     "interop.pickles",
     "gallery_options",

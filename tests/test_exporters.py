@@ -567,3 +567,30 @@ def test_bad_requests_are_refused(exported, tiny, tmp_path):
     result = keras_featx.export(lost, model, formats=["tflite"], images=PICTURES)
     assert "recall@1" not in result
     assert "Not measured" in (tmp_path / "run/inference/README.md").read_text()
+
+
+def test_a_projection_may_be_the_first_numbers(exported, tmp_path):
+    _, model, _ = exported
+    section = "Export.projection={by: prefix, size: 6}"
+    # Nothing is learnt, so no training images are needed.
+    config = tiny_config(tmp_path, section, "Export.min_cosine=0.99999")
+    result = keras_featx.export(config, model, formats=["tflite", "onnx"])
+    pixels = np.stack(
+        [images.load(tf.constant(p), (32, 32), config.Arch.Preprocess) for p in PICTURES]
+    )
+    expected = model(pixels).numpy().astype("float64")[:, :6]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    for name in ("tflite", "onnx"):
+        found = gate.open_variant(name, Path(result[name]), (32, 32)).from_pixels(pixels)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    for section, message in {
+        "{by: prefix}": "Export.projection: expected with by: prefix a size and no whitening",
+        "{by: prefix, size: 17}": "Export.projection.size: expected at most 16, that of the "
+        "embedding, got 17",
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            bad = tiny_config(
+                tmp_path, f"Export.projection={section}", f"output_dir={tmp_path / 'b'}"
+            )
+            keras_featx.export(bad, model, formats=["tflite"])
+        assert str(error.value) == message

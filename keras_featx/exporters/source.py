@@ -19,7 +19,7 @@ from keras_featx.reranking import fit_pca, whitened
 from keras_featx.sections import Config, PreprocessSection
 
 # More embeddings hardly move the components of PCA.
-_MOST_FITTED = 20_000
+MOST_FITTED = 20_000
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ def training_images(config: Config) -> Samples | None:
     """What calibration, tuning and projection learn from, where something asks for it."""
     section = config.Export
     reason = "tflite_int8" if "tflite_int8" in section.formats else None
-    reason = "Export.projection" if section.projection is not None else reason
+    fitted = section.projection is not None and section.projection.by == "pca"
+    reason = "Export.projection" if fitted else reason
     train = config.DataLoader.Train
     if train is None:
         if reason:
@@ -99,7 +100,9 @@ def make_source(config: Config, model: keras.Model | None, train: Samples | None
     wanted = config.Export.projection
     if wanted is None:
         return Source(extractor, None, names)
-    some = _spread(train, _MOST_FITTED)
+    if wanted.by == "prefix":
+        return Source(extractor, _prefix(extractor.output_shape[-1], wanted.size), names)
+    some = spread(train, MOST_FITTED)
     embeddings = embed(extractor, some, config.Arch.Preprocess)
     try:
         mean, matrix = fit_pca(embeddings, size=wanted.size)
@@ -108,6 +111,15 @@ def make_source(config: Config, model: keras.Model | None, train: Samples | None
     if not wanted.whiten:
         matrix = matrix / np.linalg.norm(matrix, axis=0)
     return Source(extractor, (mean, matrix), names)
+
+
+def _prefix(whole: int, size: int) -> Projection:
+    """The first numbers of an embedding, as a projection."""
+    if size > whole:
+        raise ConfigError(
+            f"Export.projection.size: expected at most {whole}, that of the embedding, got {size}"
+        )
+    return np.zeros(whole), np.eye(whole, size)
 
 
 def _class_names(pretrained: str | None, extractor: keras.Model) -> list[str] | None:
@@ -122,7 +134,7 @@ def _class_names(pretrained: str | None, extractor: keras.Model) -> list[str] | 
     return weights.decode_names(arrays.get(weights.CLASS_NAMES))
 
 
-def _spread(samples: Samples, count: int) -> Samples:
+def spread(samples: Samples, count: int) -> Samples:
     """So many of them, from all over the list."""
     rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
     return samples.take(rows)
@@ -131,7 +143,7 @@ def _spread(samples: Samples, count: int) -> Samples:
 def integer_network(config: Config, source: Source, train: Samples) -> keras.Model:
     """The network that rounds as integers do, trained a while if ``Export.tune`` says so."""
     section = config.Export
-    some = _spread(train, section.calibration_images)
+    some = spread(train, section.calibration_images)
     calibration = np.concatenate(list(measuring.pixels(some, config)))
     network = quantize.integer_form(source.extractor, calibration, source.projection)
     if section.tune is not None:

@@ -19,6 +19,8 @@ from keras_featx.heads import softmax
 class Head(keras.layers.Layer):
     """Owns the class centres ``(classes * sub_centres, size)``, float32 under any policy.
 
+    A built head takes the first numbers of embeddings, too, and the same ones of its centres.
+
     Args:
         class_num: Number of classes; a config may leave it out, the training list tells it.
         embedding_size: Only checked against the embedding.
@@ -84,8 +86,8 @@ class Head(keras.layers.Layer):
         return None
 
     def operands(self, embedding):
-        """Embeddings and all centres as they are multiplied."""
-        return embedding, tf.convert_to_tensor(self.centres)
+        """Embeddings and all centres, of as many numbers, as they are multiplied."""
+        return embedding, _like(embedding, tf.convert_to_tensor(self.centres))
 
     def build(self, input_shape):
         size = input_shape[-1]
@@ -182,6 +184,7 @@ class Head(keras.layers.Layer):
             embedding, label = distribute.gather(embedding), distribute.gather(label)
             norm = _norm(embedding)
             centres, position, here = self._local_centres(label, index, replicas, training)
+            centres = _like(embedding, centres)
         nearest = tf.gather(centres, self._scores().rows(position))
         own = tf.stop_gradient(self._scores().of_own(embedding, nearest))
         if here is not None:
@@ -248,6 +251,12 @@ class Head(keras.layers.Layer):
         classes = [c for c in cls.__mro__ if issubclass(c, Head)]
         found = (inspect.signature(c.__init__).parameters.values() for c in classes)
         return [p.name for own in found for p in own if p.kind is p.KEYWORD_ONLY]
+
+
+def _like(embedding, centres):
+    """As many numbers of each centre as the embedding has."""
+    size = embedding.shape[-1]
+    return centres if size in (None, centres.shape[-1]) else centres[:, :size]
 
 
 def _norm(embedding):
