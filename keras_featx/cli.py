@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     )
     gallery.add_arguments(commands)
     interop.add_arguments(
-        _with_config(commands, "import-paddle", interop.run, "take over weights of PaddleClas")
+        _with_config(commands, "import-paddle", interop.run, "take over PaddleClas' weights", False)
     )
     compress.add_arguments(
         _with_config(commands, "compress", compress.run, "Recall@1 of shorter embeddings", False)

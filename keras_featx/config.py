@@ -41,23 +41,25 @@ def load_config(path: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
 
     Example:
         >>> import keras_featx
-        >>> config = keras_featx.load_config(
-        ...     "configs/general_recognition_lcnet_x2_5.yaml", ["epochs=1"]
-        ... )
+        >>> config = keras_featx.load_config("configs/grocery_lcnet_x0_5.yaml", ["epochs=1"])
         >>> config.Global.epochs
         1
     """
+    return from_dict(apply_overrides(read_yaml(path), overrides))
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The sections of a YAML file, as they stand there."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"{path}: expected a readable YAML file: {reason}") from None
     tree = parse_yaml(text, str(path))
-    if tree is None:
-        tree = {}
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as Global and Arch, got {tree!r}")
-    return from_dict(apply_overrides(tree, overrides))
+    return tree
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:

@@ -135,6 +135,9 @@ LAYERS = [
     ["exporters.writing"],
     ["exporters", "exporters.verify", "training_data", "packing"],
     ["training", "preview", "evaluation_vectors"],
+    ["interop.paddle_sections"],
+    ["interop.paddle_data_config"],
+    ["interop.paddle_config"],
     ["interop.options", "quickstart", "gallery_options", "gallery_commands", "compress"],
     ["cli"],
 ]
