@@ -112,9 +112,11 @@ def read_back(embeddings: np.ndarray, precision: str) -> np.ndarray:
         size = embeddings.shape[1]
         bits = np.unpackbits(packed(embeddings, precision), axis=1, count=size)
         return bits.astype("int8") * 2 - 1
+    if precision == "float32":
+        return embeddings.astype("float32")
     if precision == "int8":
         embeddings = np.rint(embeddings / np.abs(embeddings).max(1, keepdims=True) * 127)
-    return _unit(embeddings.astype("float16" if precision == "float16" else "float32"))
+    return _unit(embeddings.astype("float16" if precision == "float16" else "float64"))
 
 
 def bytes_of(size: int, precision: str) -> int:
@@ -218,7 +220,7 @@ def _axes(fitted_to: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def _shortened(vectors: np.ndarray, size: int, axes, how: str) -> np.ndarray:
     if how == "pca":
         return _unit((vectors - axes[0]) @ axes[1][:, :size])
-    return _unit(vectors[:, :size])
+    return vectors if size == vectors.shape[1] else _unit(vectors[:, :size])
 
 
 def _stored(vectors: np.ndarray, precision: str, is_gallery: bool) -> np.ndarray:

@@ -8,7 +8,10 @@ from conftest import randomize, tiny_config
 from sklearn.decomposition import PCA
 
 from keras_featx import cli, compact, evaluation, models
+from keras_featx.data.samples import load_samples
+from keras_featx.embedding import embed
 from keras_featx.errors import ConfigError
+from keras_featx.evaluation_vectors import vectors_of
 from keras_featx.labelled import Labelled
 from keras_featx.matching import find_matches
 from keras_featx.search import nearest
@@ -273,3 +276,32 @@ def test_a_network_is_evaluated_by_its_rounded_numbers(tmp_path):
     assert (np.sign(found.query_embeddings) == expected).mean() > 0.999
     np.testing.assert_allclose(np.abs(found.query_embeddings), 0.25)
     assert (expected > 0).any() and (expected < 0).any()
+
+
+def test_a_config_gives_what_is_evaluated_and_what_pca_is_fitted_to(tiny, trained):
+    weights = f"pretrained_model={trained / 'latest'}"
+    config = tiny(weights)
+    query, gallery, fitted_to, fit = vectors_of(config)
+    model = models.build_model(config)
+    train = load_samples(config.DataLoader.Train.dataset.source, "train")
+    np.testing.assert_allclose(fitted_to, embed(model, train), atol=1e-6)
+    assert fit == "train" and len(query.labels) == 200 and len(gallery.labels) == 40
+    (row,) = compact.compact_table(query, gallery, [16], precisions=["float32"])
+    result = evaluation.evaluate(config, model)
+    assert (row["recall@1"], row["map"]) == (result["recall@1"], result["map"])
+    assert (row["low"], row["high"]) == result.intervals["recall@1"]
+    assert vectors_of(config, "gallery")[2] is not None and vectors_of(config, "none")[2] is None
+    for override, message in {
+        "Metric.Ranking=[{name: KReciprocal}]": "Metric.Ranking: expected [], as `compress` ranks "
+        "in its own ways",
+        "Global.feature_binarize=sign": "Global.feature_binarize: expected null, as bits are one "
+        "of the precisions, got sign",
+    }.items():
+        with pytest.raises(ConfigError) as raised:
+            vectors_of(tiny(weights, override))
+        assert str(raised.value) == message
+    with pytest.raises(ConfigError) as raised:
+        evaluation.evaluate(
+            tiny("Global.feature_binarize=round", "Metric.Views={flip: true}"), model
+        )
+    assert str(raised.value) == ("Metric.Views: expected null with Global.feature_binarize round")
