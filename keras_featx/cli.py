@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from keras_featx import bulk_options as bulk
 from keras_featx import compress
 from keras_featx import gallery_options as gallery
 from keras_featx._version import __version__
@@ -110,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     compress.add_arguments(
         _with_config(commands, "compress", compress.run, "Recall@1 of shorter embeddings", False)
     )
+    bulk.add_arguments(commands)
     serve = commands.add_parser("serve", help="answer embeddings over HTTP")
     serving.add_arguments(serve)
     serve.set_defaults(command=_serve)

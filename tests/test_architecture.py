@@ -138,7 +138,15 @@ LAYERS = [
     ["interop.paddle_sections"],
     ["interop.paddle_data_config"],
     ["interop.paddle_config"],
-    ["interop.options", "quickstart", "gallery_options", "gallery_commands", "compress"],
+    ["bulk"],
+    [
+        "interop.options",
+        "bulk_options",
+        "quickstart",
+        "gallery_options",
+        "gallery_commands",
+        "compress",
+    ],
     ["cli"],
 ]
 RANK = {module: i for i, row in enumerate(LAYERS) for module in row}
