@@ -21,6 +21,9 @@ from keras_featx.gallery.sources import Wanted, read_wanted
 
 MANIFEST, WHOLE = "manifest.json", "embeddings"
 FORMATS = ("parquet", "npy")
+_FACTS = {"fingerprint", "embedding_size", "images", "list", "shard_size", "shards", "files"}
+_FACTS |= {"dtype"}
+_NOTED = {"images", "sha256", "bytes", "run"}
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ def embed_shards(
         "fingerprint": extractor.fingerprint,
         "embedding_size": extractor.embedding_size,
         "images": len(wanted),
-        "list": _digest(wanted),
+        "list": _digest(wanted, source, image_root),
         "shard_size": shard_size,
         "shards": -(-len(wanted) // shard_size),
         "files": format,
@@ -181,9 +184,11 @@ class EmbedBatch:
         """A batch, columns by name, with float32 ``(rows, embedding_size)`` added."""
         from keras_featx.data.pipeline import as_samples
 
-        samples = as_samples([str(path) for path in batch[self.column]])
-        found = np.concatenate(list(self.extractor.embed(samples)))
-        return {**batch, "embedding": found}
+        paths = [str(path) for path in batch[self.column]]
+        found = [np.zeros((0, self.extractor.embedding_size), "float32")]
+        if paths:  # engines hand out empty batches too
+            found += self.extractor.embed(as_samples(paths))
+        return {**batch, "embedding": np.concatenate(found)}
 
 
 def _write(folder, k, rows, wanted: Wanted, extractor, facts, batch_size) -> None:
@@ -202,6 +207,7 @@ def _write(folder, k, rows, wanted: Wanted, extractor, facts, batch_size) -> Non
             columns = {"id": ids, "identity": identities, "embedding": column}
             parquet.write_table(arrow.table(columns), file)
     note = {"shard": k, "images": len(rows), "sha256": _checksum(path)}
+    note |= {"bytes": path.stat().st_size, "run": _run(facts)}
     if facts["files"] == "npy":
         note |= {"ids": ids, "identities": identities}
     # Last: a shard counts from then on.
@@ -252,18 +258,28 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise RunError(f"{path}: damaged: expected JSON") from None
-    if not isinstance(found, dict) or found.get("format") != 1:
+    if not isinstance(found, dict) or found.get("format") != 1 or not _FACTS <= found.keys():
         raise RunError(f"{path}: expected a manifest of keras-featx embed")
     return found
 
 
 def _read_note(folder: Path, k: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """What is known of a shard; ``None`` where it is not whole."""
+    path = _note(folder, k)
     try:
-        note = json.loads(_note(folder, k).read_bytes())
+        note = json.loads(path.read_bytes())
+        size = _shard(folder, k, facts["files"]).stat().st_size
     except (FileNotFoundError, ValueError):
         return None
-    return note if _shard(folder, k, facts["files"]).is_file() else None
+    if not isinstance(note, dict) or not _NOTED <= note.keys() or note["bytes"] != size:
+        return None
+    # Workers of two runs that began at the same moment each found an empty folder.
+    if note["run"] != _run(facts):
+        raise RunError(
+            f"{path}: expected a shard of the run of {MANIFEST}, got one of another; remove it and "
+            "embed again"
+        )
+    return note
 
 
 def _shard(folder: Path, k: int, suffix: str) -> Path:
@@ -274,12 +290,26 @@ def _note(folder: Path, k: int) -> Path:
     return folder / f"shard-{k:05d}.json"
 
 
-def _digest(wanted: Wanted) -> str:
-    """Of the ids, whose they are, and in which order."""
+def _digest(wanted: Wanted, source, image_root) -> str:
+    """Of the ids, whose they are, which part of which file each is, and in which order.
+
+    The folder of the images is left out: machines may see it by different names.
+    """
+    if isinstance(source, Mapping):
+        image_root = source.get("image_root", "")
+    elif wanted.source == os.fspath(source) and os.path.isdir(source):
+        image_root = source
+    root = os.path.join(os.fspath(image_root), "") if image_root else ""
     found = hashlib.sha256()
-    for pair in zip(wanted.ids, wanted.identities, strict=True):
-        found.update(json.dumps(pair).encode())
+    rows = zip(wanted.ids, wanted.identities, wanted.samples.images(), strict=True)
+    for one, identity, (path, *part) in rows:
+        found.update(json.dumps([one, identity, path.removeprefix(root), part]).encode())
     return found.hexdigest()
+
+
+def _run(facts: Mapping[str, Any]) -> str:
+    """Tells shards of one run from those of another."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Workers that embed shares of a list give what one network gives of all of it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from conftest import EMOJI_MINI, ROOT
 from keras_featx import cli, embed
 from keras_featx.bulk import EmbedBatch, embed_shards, merge_shards
 from keras_featx.errors import ConfigError, RunError
+from keras_featx.extractors import open_extractor
+from keras_featx.gallery.collection import Gallery
 from keras_featx.gallery.sources import read_wanted
 from keras_featx.models import build_model
 
@@ -112,6 +115,118 @@ def test_half_precision_and_a_damaged_shard(table, expected, tmp_path):
     assert merge_shards(tmp_path)["images"] == 25
 
 
+def test_the_number_of_workers_changes_no_byte(table, tmp_path):
+    for kind in ("npy", "parquet"):
+        whole = set()
+        for workers in (1, 2, 3):
+            folder = tmp_path / f"{kind}{workers}"
+            for i in range(workers):
+                embed_shards(NAME, table, folder, worker=(i, workers), shard_size=4, format=kind)
+            merge_shards(folder)
+            whole.add((folder / f"embeddings.{kind}").read_bytes())
+        assert len(whole) == 1, kind
+
+
+def test_a_shard_cut_short_is_embedded_again(table, expected, tmp_path):
+    embed_shards(NAME, table, tmp_path, shard_size=20, format="npy")
+    path, note = tmp_path / "shard-00001.npy", tmp_path / "shard-00000.json"
+    path.write_bytes(path.read_bytes()[:-1])
+    note.write_text("[]")
+    with pytest.raises(RunError) as error:
+        merge_shards(tmp_path)
+    assert str(error.value) == f"{tmp_path}: expected 2 shards, 2 are missing, the first is 0"
+    assert embed_shards(NAME, table, tmp_path, shard_size=20, format="npy")["written"] == 2
+    merge_shards(tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected[1], atol=1e-6)
+
+
+def other_extractor():
+    """One whose embeddings point the other way."""
+    real = open_extractor(NAME)
+    return dataclasses.replace(
+        real,
+        fingerprint="0" * 64,
+        embeddings=lambda batches: (-x for x in real.embeddings(batches)),
+    )
+
+
+def test_two_extractors_that_begin_at_the_same_moment_are_not_mixed(table, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_featx.bulk._read_manifest", lambda folder: None)  # both find none
+        for i, extractor in enumerate((NAME, other_extractor())):
+            embed_shards(extractor, table, tmp_path, worker=(i, 2), shard_size=20, format="npy")
+    with pytest.raises(RunError) as error:
+        merge_shards(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'shard-00000.json'}: expected a shard of the run of manifest.json, got one "
+        "of another; remove it and embed again"
+    )
+
+
+def test_another_extractor_is_refused(table, tmp_path):
+    embed_shards(NAME, table, tmp_path, worker=(6, 7), shard_size=4, format="npy")
+    with pytest.raises(ConfigError) as error:
+        embed_shards(other_extractor(), table, tmp_path, shard_size=4, format="npy")
+    assert str(error.value) == (
+        f"{tmp_path / 'manifest.json'}: fingerprint: expected '{'0' * 64}' as of this run, got "
+        f"'{open_extractor(NAME).fingerprint}'; give another folder"
+    )
+
+
+@pytest.mark.parametrize("change", ["box", "path", "nothing"])
+def test_the_same_ids_of_other_pictures_are_another_list(change, tmp_path):
+    files = [path.name for path in sorted((EMOJI_MINI / "test" / "ant").glob("*.png"))[:2]]
+    root = tmp_path / "moved"  # machines may see the images by different names
+    root.symlink_to(EMOJI_MINI / "test" / "ant")
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    text = "path,identity,id,box\n{},x,0,0 0 30 30\n{},x,1,{}\n"
+    first.write_text(text.format(*files, "0 0 30 30"))
+    box = "5 5 20 20" if change == "box" else "0 0 30 30"
+    second.write_text(text.format(*(files[::-1] if change == "path" else files), box))
+    run = {"format": "npy", "shard_size": 1}
+    embed_shards(NAME, first, tmp_path / "shards", image_root=root.resolve(), **run)
+    again = {"image_root": root, **run}
+    if change == "nothing":
+        assert embed_shards(NAME, second, tmp_path / "shards", **again)["there"] == 2
+        return
+    with pytest.raises(ConfigError, match="manifest.json: list: expected '[0-9a-f]{64}' as of"):
+        embed_shards(NAME, second, tmp_path / "shards", **again)
+
+
+def test_a_manifest_of_something_else(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(RunError) as error:
+        merge_shards(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'manifest.json'}: expected a manifest of keras-featx embed"
+    )
+
+
+def test_an_image_that_cannot_be_decoded_ends_the_worker(tmp_path):
+    image, path = tmp_path / "bad.png", tmp_path / "list.csv"
+    image.write_bytes(b"no image")
+    path.write_text(f"path,identity\n{image},x\n")
+    with pytest.raises(RunError, match=f"{image}: expected a decodable image: "):
+        embed_shards(NAME, path, tmp_path / "shards", format="npy")
+    assert [one.name for one in (tmp_path / "shards").iterdir()] == ["manifest.json"]
+
+
+def test_a_gallery_knows_whose_embeddings_were_merged(table, tmp_path):
+    pytest.importorskip("pyarrow")
+    embed_shards(NAME, table, tmp_path, dtype="float16")
+    merge_shards(tmp_path)
+    wanted = read_wanted(tmp_path / "embeddings.parquet")
+    assert wanted.fingerprint == open_extractor(NAME).fingerprint
+    folder = tmp_path / "gallery"
+    build = ["gallery", "build", str(folder), str(tmp_path / "embeddings.parquet")]
+    assert cli.main(build) == 0
+    with pytest.raises(ConfigError) as error:
+        Gallery(folder).check_fingerprint("0" * 64)
+    assert str(error.value) == (
+        f"{folder}: expected embeddings of the model {wanted.fingerprint}, got those of {'0' * 64}"
+    )
+
+
 def test_another_run_in_the_same_folder_is_refused(table, tmp_path):
     embed_shards(NAME, table, tmp_path, worker=(6, 7), shard_size=4, format="npy")
     shorter = tmp_path / "shorter.csv"
@@ -167,6 +282,7 @@ def test_the_step_of_other_engines_is_the_same(table, expected):
     found = EmbedBatch(NAME)({"path": np.array(wanted.samples.paths[:5]), "row": np.arange(5)})
     np.testing.assert_allclose(found["embedding"], vectors[:5], atol=1e-6)
     assert found["row"].tolist() == list(range(5))
+    assert EmbedBatch(NAME)({"path": np.array([], str)})["embedding"].shape == (0, 256)
 
 
 def test_ray_runs_the_step(table, expected):

@@ -120,7 +120,11 @@ def _of_samples(samples: Samples, root: str) -> Wanted:
 
 
 def _of_table(name: str, ending: str, root: str) -> Wanted:
-    rows, columns = _csv(name) if ending == ".csv" else _parquet(name)
+    fingerprint = None
+    if ending == ".csv":
+        rows, columns = _csv(name)
+    else:
+        rows, columns, fingerprint = _parquet(name)
     identities = columns.pop(_IDENTITY, None) or columns.pop(_LABEL)
     ids, boxes, vectors = (columns.pop(key, None) for key in (_ID, BOX, _EMBEDDING))
     if vectors is not None:
@@ -144,7 +148,7 @@ def _of_table(name: str, ending: str, root: str) -> Wanted:
             raise ConfigError(f"{name}:{rows[i]}: expected values of JSON: {error}") from None
     return Wanted(
         name, known.ids if ids is None else ids, known.identities, metadata,
-        known.samples, known.vectors,
+        known.samples, known.vectors, None if vectors is None else fingerprint,
     )  # fmt: skip
 
 
@@ -159,7 +163,8 @@ def _csv(name: str) -> tuple[np.ndarray, dict[str, list]]:
     return rows, columns
 
 
-def _parquet(name: str) -> tuple[np.ndarray, dict[str, list]]:
+def _parquet(name: str) -> tuple[np.ndarray, dict[str, list], str | None]:
+    """Rows, columns, and the fingerprint that ``keras-featx merge-shards`` puts beside them."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -168,7 +173,8 @@ def _parquet(name: str) -> tuple[np.ndarray, dict[str, list]]:
             f"{name}: Parquet is read with: pip install 'keras_featx[parquet]'"
         ) from None
     try:
-        columns = pyarrow.parquet.read_table(name).to_pydict()
+        table = pyarrow.parquet.read_table(name)
+        columns = table.to_pydict()
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigError(f"{name}: expected a Parquet file: {first_line(error)}") from None
     for needed in ((_IDENTITY, _LABEL), (PATH, _EMBEDDING)):
@@ -184,7 +190,8 @@ def _parquet(name: str) -> tuple[np.ndarray, dict[str, list]]:
             row = columns[key].index(None) + 1
             raise ConfigError(f"{name}:{row}: expected a value in column {key!r}, got none")
         columns[key] = [str(value) for value in columns[key]]
-    return np.arange(1, count + 1), columns
+    known = (table.schema.metadata or {}).get(b"fingerprint")
+    return np.arange(1, count + 1), columns, known and known.decode("ascii", "replace")
 
 
 def _boxes(name: str, rows: np.ndarray, texts: list) -> np.ndarray:
