@@ -8,6 +8,13 @@ import tensorflow as tf
 from keras_featx.backbones.normalization import BatchNormActivation
 
 
+def width(channels: int, scale: float) -> int:
+    """The multiple of 8 nearest to ``channels * scale``, but not below 90 % of it."""
+    exact = channels * scale
+    width = max(8, int(exact + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * exact else width
+
+
 def conv(x, filters: int, kernel_size: int, *, stride: int = 1, name: str, bias: bool = False):
     """Convolution padded symmetrically by ``(kernel_size - 1) // 2``, normal initial weights.
 

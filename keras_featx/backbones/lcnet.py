@@ -71,7 +71,7 @@ def lcnet(
     stem, *stage_strides = stride_list
     strides = dict(zip(STAGES, [1, *stage_strides], strict=True))
 
-    x = blocks.conv(inputs, _width(STEM_CHANNELS, scale), 3, stride=stem, name="conv1_conv")
+    x = blocks.conv(inputs, blocks.width(STEM_CHANNELS, scale), 3, stride=stem, name="conv1_conv")
     x = blocks.norm_act(x, activation, name="conv1_bn")
     averages = []
     for stage, rows in STAGES.items():
@@ -82,7 +82,7 @@ def lcnet(
             x = blocks.norm_act(x, activation, name=f"{name}_dw_bn")
             if gated:
                 x = blocks.squeeze_excite(x, name=f"{name}_se")
-            x = blocks.conv(x, _width(channels, scale), 1, name=f"{name}_pw_conv")
+            x = blocks.conv(x, blocks.width(channels, scale), 1, name=f"{name}_pw_conv")
             x = blocks.norm_act(x, activation, name=f"{name}_pw_bn")
         if stage in levels:
             level = keras.layers.GlobalAveragePooling2D(name=f"{stage}_pool")(x)
@@ -111,13 +111,6 @@ def _pool(x, grid: int, keepdims: bool):
         )
     x = keras.layers.AveragePooling2D((height // grid, width // grid), name="pool")(x)
     return x if keepdims else keras.layers.Flatten(name="flatten")(x)
-
-
-def _width(channels: int, scale: float) -> int:
-    """The multiple of 8 nearest to ``channels * scale``, but not below 90 % of it."""
-    exact = channels * scale
-    width = max(8, int(exact + 4) // 8 * 8)
-    return width + 8 if width < 0.9 * exact else width
 
 
 def _check(scale, class_expand, dropout, stride_list, grid, levels) -> None:

@@ -32,7 +32,8 @@ def lcnet_v2(
 
     Args:
         inputs: Keras tensor ``(batch, height, width, 3)``.
-        scale: Width multiplier; channels are rounded down to multiples of 8.
+        scale: Width multiplier; channels are rounded as those of
+            :func:`keras_featx.backbones.lcnet.lcnet`.
         class_expand: Size of the feature (of the last convolution, which has a bias and no
             activation); does not scale.
         dropout: Rate of dropout on the feature, in [0, 1).
@@ -56,14 +57,14 @@ def lcnet_v2(
     _check(scale, class_expand, dropout, stride_list)
     stem, *stage_strides = stride_list
 
-    x = blocks.conv(inputs, _width(STEM_CHANNELS, scale), 3, stride=stem, name="stem_0_conv")
+    x = blocks.conv(inputs, blocks.width(STEM_CHANNELS, scale), 3, stride=stem, name="stem_0_conv")
     x = blocks.norm_act(x, "relu", name="stem_0_bn")
-    x = _block(x, _width(2 * STEM_CHANNELS, scale), 3, name="stem_1")
+    x = _block(x, blocks.width(2 * STEM_CHANNELS, scale), 3, name="stem_1")
     for stage, (channels, kernel_size, split, rep, gated, shortcut, count) in enumerate(STAGES):
         for i in range(count):
             x = _block(
                 x,
-                _width(2 * channels, scale),
+                blocks.width(2 * channels, scale),
                 kernel_size,
                 stride=stage_strides[stage] if i == 0 else 1,
                 split=split,
@@ -119,10 +120,6 @@ def _block(
     x = blocks.conv(x, channels, 1, name=f"{last}_conv")
     x = blocks.norm_act(x, "relu", name=f"{last}_bn")
     return keras.layers.Add(name=f"{name}_add")([x, before]) if shortcut else x
-
-
-def _width(channels: int, scale: float) -> int:
-    return max(8, int(channels * scale) // 8 * 8)
 
 
 def _check(scale, class_expand, dropout, stride_list) -> None:

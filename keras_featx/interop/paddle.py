@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -28,6 +28,8 @@ DROPOUT = 0.2
 _NECK, _CENTRES = "extractor/neck/kernel", "head/centres"
 _MEAN, _VARIANCE = "extractor/neck_bn/moving_mean", "extractor/neck_bn/moving_variance"
 _EPSILON = np.float32(1e-5)
+# What a learning rate of 1e-20 makes of zero is far below this; an embedding's numbers are about 1.
+_SHIFT, NO_SHIFT = "neck.feat_bn.bias", 1e-6
 # AdaMargin's statistics of the lengths of embeddings.
 _NORMS = {"head/norm_mean": "head.batch_mean", "head/norm_std": "head.batch_std"}
 
@@ -89,6 +91,8 @@ def import_paddle(
     extractor = models.build_extractor(arch, config.Global.precision)
     variables = folders.named_variables(extractor, "extractor")
     names = _extractor_names(variables, arch, fresh_neck)
+    if not fresh_neck:
+        _check_no_bias_is_lost(network, arch, names.values())
     head_names = {} if fresh_neck else _head_names(network, arch)
     head = _build_head(network, arch, extractor, head_names) if head_names else None
     if head is not None:
@@ -163,6 +167,18 @@ def _extractor_names(
     return names
 
 
+def _check_no_bias_is_lost(network: Network, arch: ArchSection, taken: Iterable[str]) -> None:
+    """A neck without shift is for files whose shift has stayed at zero, up to rounding."""
+    if arch.Neck is None or arch.Neck.name != "BNNeck" or _SHIFT in taken:
+        return
+    largest = float(np.abs(network.arrays.get(_SHIFT, np.zeros(1))).max())
+    if not largest <= NO_SHIFT:
+        raise ConfigError(
+            f"Arch.Neck.train_bias: expected true for {network.source}, whose "
+            f"{network.name_in_file(_SHIFT)} is not zero but up to {largest:.3g}, got false"
+        )
+
+
 def _head_names(network: Network, arch: ArchSection) -> dict[str, str]:
     """The reference's names of what a head takes; none where the file has no such head."""
     if arch.Head.name == "Linear":
@@ -193,6 +209,8 @@ def _fold(values: dict[str, np.ndarray], arch: ArchSection, scale: float) -> dic
     if scale == 1:
         return {}
     if arch.Neck is not None and arch.Neck.name == "BNNeck":
+        if _VARIANCE not in values:  # a fresh neck finds the scale of features itself
+            return {}
         # That of the variance is of the sum with epsilon.
         values[_VARIANCE] = (values[_VARIANCE] + _EPSILON) / np.float32(scale**2) - _EPSILON
         values[_MEAN] = values[_MEAN] / np.float32(scale)
