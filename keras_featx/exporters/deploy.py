@@ -106,8 +106,9 @@ def deploy_form(
         if isinstance(layer, keras.layers.Multiply):
             return _product([_scaled(part) for part in x])
         if type(layer) in _LINEAR:
-            folded = _folded(layer, behind.get(layer), _scaled(x))
-            return folded if layer in branches else folded.built()
+            if layer in branches:  # of one tensor: their kernels are added up, not what they read
+                return _folded(layer, behind[layer], _scaled(x).without_shift())
+            return _folded(layer, behind.get(layer), _scaled(x)).built()
         if layer in sums:
             return _merged(x).built()
         if isinstance(layer, keras.layers.ZeroPadding2D | keras.layers.Flatten):
