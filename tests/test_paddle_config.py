@@ -40,7 +40,7 @@ def loader(name, operations, sampler=None):
             "name": "DistributedBatchSampler",
             "batch_size": 64,
             "drop_last": False,
-            "shuffle": False,
+            "shuffle": True,
         },
         "loader": {"num_workers": 4, "use_shared_memory": True},
     }
@@ -257,6 +257,33 @@ def test_vehicles_and_a_network_that_is_built():
     )
 
 
+@pytest.mark.parametrize(("amp", "precision"), [(True, "mixed_float16"), (False, "float32")])
+def test_mixed_precision_is_what_it_says(amp, precision):
+    ours, _ = convert_config(theirs(AMP={"use_amp": amp, "level": "O1"}), "x.yaml")
+    assert from_dict(ours).Global.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("EMA", 0.9, "EMA: expected keys and values, got 0.9"),
+        ("AMP", "O1", "AMP: expected keys and values, got 'O1'"),
+        ("Loss", {"Train": {}}, "Loss.Train: expected a list, got {}"),
+        ("DataLoader", {"Train": []}, "DataLoader.Train: expected keys and values, got []"),
+    ],
+)
+def test_what_is_no_section_is_one_line(key, value, message):
+    with pytest.raises(ConfigError) as error:
+        convert_config(theirs() | {key: value}, "x.yaml")
+    assert str(error.value) == f"x.yaml: {message}"
+
+
+def test_defaults_of_a_head_are_those_of_the_reference():
+    ours, notes = convert_config(theirs({"Head": {"name": "ArcMargin"}}), "x.yaml")
+    assert (ours["Arch"]["Head"]["margin"], ours["Arch"]["Head"]["scale"]) == (0.5, 80)
+    assert "Arch.Head.scale: is 80 there where it is not stated" in notes
+
+
 def test_steps_of_the_rate_are_spelled_out():
     rates = {"name": "MultiStepDecay", "learning_rate": 0.04, "milestones": [30, 60], "gamma": 0.5}
     found = from_dict(convert_config(theirs(optimizer={"lr": rates}), "x.yaml")[0])
@@ -277,6 +304,7 @@ REFUSED = [
         )
         for name in (
             "PPLCNet_x2_5_Tanh",
+            "PPLCNet_x3_7",
             "ResNet50",
             "ResNet50_vd",
             "ResNet50_last_stage_stride1",
@@ -326,6 +354,44 @@ REFUSED = [
         "DataLoader.Train.dataset.transform_ops.1.RandCropImage.size: expected Arch.image_size "
         "[224, 224], got 128",
     ),
+    (
+        theirs(train=loader("ImageNetDataset", [{"RandCropImageV2": {"size": 224}}])),
+        "DataLoader.Train.dataset.transform_ops.1: expected Pad and RandCropImageV2 one behind the "
+        "other, got 'RandCropImageV2'",
+    ),
+    (
+        theirs(train=loader("ImageNetDataset", [{"RandCropImage": {}}])),
+        "DataLoader.Train.dataset.transform_ops.1.RandCropImage.size: missing",
+    ),
+    (
+        theirs(train=loader("ImageNetDataset", [], {"name": "BatchSampler", "shuffle": False})),
+        "DataLoader.Train.sampler.shuffle: expected true in training, got False",
+    ),
+    (
+        theirs(train=loader("ImageNetDataset", [], {"name": "PKSampler", "batch_size": 8})),
+        "DataLoader.Train.sampler.sample_per_id: missing",
+    ),
+    (
+        theirs(optimizer={"lr": {"name": "Cosine", "learning_rate": 0.1, "by_epoch": True}}),
+        "Optimizer.lr.by_epoch: expected false, as rates change at every step here, got True",
+    ),
+    (
+        theirs(optimizer={"lr": {"name": "MultiStepDecay", "learning_rate": 0.1}}),
+        "Optimizer.lr.milestones: missing",
+    ),
+    (
+        theirs(Global={"image_shape": [1, 224, 224]}),
+        "Global.image_shape: expected [3, height, width], got [1, 224, 224]",
+    ),
+    (
+        theirs({"Neck": {"name": "FC", "class_num": 8, "weight_attr": {"learning_rate": 0}}}),
+        "Arch.Neck.weight_attr: expected an initializer alone, got {'learning_rate': 0}",
+    ),
+    (
+        theirs({"Neck": {"name": "FC", "class_num": 8, "bias_attr": "no"}}),
+        "Arch.Neck.bias_attr: expected true or false, got 'no'",
+    ),
+    (theirs({"Neck": "FC"}), "Arch.Neck: expected keys and values, got 'FC'"),
     (
         theirs(train=loader("Market1501", [RESIZE])),
         "DataLoader.Train.dataset.name: expected one of ImageNetDataset, ClsDataset, "

@@ -4,7 +4,6 @@ Nothing is left out in silence: what is called otherwise here, or is done otherw
 meaning here is told; what would train another network than the reference's is refused.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,9 @@ from keras_featx.interop.paddle_sections import (
     drop,
     leftover,
     one_key,
+    parts_of,
     refused,
+    required,
     section_of,
     tell,
 )
@@ -29,6 +30,10 @@ _IDLE = (
     "device", "use_visualdl", "to_static", "use_dali", "start_eval_epoch", "sim_block_size",
     "use_mlu", "use_gpu", "is_distributed", "sync_bn", "loss_scale",
 )  # fmt: skip
+_WIDTHS = {
+    f"PPLCNet_x{scale}".replace(".", "_"): float(scale)
+    for scale in ("0.25", "0.35", "0.5", "0.75", "1.0", "1.5", "2.0", "2.5")
+}
 _STOPS = ("flatten", "flatten_0", "avg_pool")
 # Heads, with arguments that are called otherwise here.
 _HEADS: dict[str, dict[str, str]] = {
@@ -37,6 +42,12 @@ _HEADS: dict[str, dict[str, str]] = {
     "CircleMargin": {},
     "AdaMargin": {"m": "margin", "s": "scale"},
     "FC": {},
+}
+# What the reference takes where its config says nothing, and we do not.
+_DEFAULTS = {
+    "ArcMargin": {"margin": 0.5, "scale": 80.0},
+    "CosMargin": {"margin": 0.35, "scale": 64.0},
+    "AdaMargin": {"margin": 0.4, "scale": 64.0},
 }
 # Arguments of losses that say here what is so anyway.
 _OF_LOSSES = {"feature_from": "features", "reduction": "mean"}
@@ -125,9 +136,11 @@ def _global(section: dict, found: dict, notes: list[str]) -> list[int]:
         tell(notes, "Global.re_ranking", "is Metric.Ranking: [{name: KReciprocal}]")
         found["Metric"] = {"Ranking": [{"name": "KReciprocal", "k1": 20, "k2": 6}]}
     shape = section.pop("image_shape", [3, 224, 224])
-    tell(notes, "Global.image_shape", f"is Arch.image_size, {list(shape)[1:]}")
+    if not isinstance(shape, list) or len(shape) != 3 or shape[0] != 3:
+        raise refused("Global.image_shape", "[3, height, width]", shape)
+    tell(notes, "Global.image_shape", f"is Arch.image_size, {shape[1:]}")
     leftover(section, "Global")
-    return list(shape)[1:]
+    return shape[1:]
 
 
 def _arch(section: dict, ours: dict, notes: list[str]) -> None:
@@ -147,8 +160,8 @@ def _arch(section: dict, ours: dict, notes: list[str]) -> None:
             f"one of {', '.join(_STOPS)}: without, the feature is that of a classifier",
             stop,
         )
-    neck = section.pop("Neck", None)
-    ours["Neck"] = None if neck is None else _neck(dict(neck), notes)
+    neck = section_of(section, "Neck", "Arch")
+    ours["Neck"] = _neck(neck, notes) if neck else None
     ours["Head"] = _head(section_of(section, "Head", "Arch"), notes)
     leftover(section, "Arch")
 
@@ -156,9 +169,8 @@ def _arch(section: dict, ours: dict, notes: list[str]) -> None:
 def _backbone(section: dict, notes: list[str]) -> dict[str, Any]:
     path = "Arch.Backbone"
     name = section.pop("name", None)
-    width = re.fullmatch(r"PPLCNet_x(\d+)_(\d+)", str(name))
-    if width:
-        ours = {"name": "LCNet", "scale": float(f"{width[1]}.{width[2]}")}
+    if name in _WIDTHS:
+        ours = {"name": "LCNet", "scale": _WIDTHS[name]}
     elif name == "PPLCNetV2_base_ShiTu":
         ours = {"name": "LCNetV2"}
     else:
@@ -171,7 +183,7 @@ def _backbone(section: dict, notes: list[str]) -> dict[str, Any]:
             ours[own] = section.pop(theirs)
             tell(notes, f"{path}.{theirs}", f"is {own}")
     rates = section.pop("lr_mult_list", None)
-    if rates is not None and set(rates) != {1.0}:
+    if rates is not None and (not isinstance(rates, list) or set(rates) != {1.0}):
         raise refused(f"{path}.lr_mult_list", "1 everywhere; see Optimizer.parts here", rates)
     known = components.parameters("backbone", ours["name"], path)
     ours |= {key: section.pop(key) for key in list(section) if key in known}
@@ -185,13 +197,14 @@ def _neck(section: dict, notes: list[str]) -> dict[str, Any]:
     name = section.pop("name", None)
     if name == "FC":
         ours = {"name": "Dense", "embedding_size": section.pop("class_num", None)}
+        _initial_only(section, "weight_attr", path)
         drop(section, ("embedding_size", "weight_attr"), path, notes)
         tell(notes, f"{path}.class_num", "is embedding_size")
-        ours["use_bias"] = section.pop("bias_attr", None) is not False
+        ours["use_bias"] = _has_bias(section, path)
     elif name == "BNNeck":
+        _initial_only(section, "weight_attr", path)
         drop(section, ("num_features", "weight_attr"), path, notes)
-        bias = section.pop("bias_attr", None)
-        rate = bias.get("learning_rate", 1) if isinstance(bias, dict) else 1
+        rate = section_of(section, "bias_attr", path).get("learning_rate", 1)
         ours = {"name": "BNNeck", "train_bias": rate > 1e-10}
     else:
         raise refused(f"{path}.name", "FC or BNNeck", name)
@@ -206,10 +219,12 @@ def _head(section: dict, notes: list[str]) -> dict[str, Any]:
         raise refused(f"{path}.name", f"one of {', '.join(_HEADS)}", name)
     ours: dict[str, Any] = {"name": name}
     if name == "FC":
-        ours = {"name": "Linear", "use_bias": section.pop("bias_attr", None) is not False}
-        initial = (section.pop("weight_attr", None) or {}).get("initializer", {})
+        ours = {"name": "Linear", "use_bias": _has_bias(section, path)}
+        _initial_only(section, "weight_attr", path)
+        where = f"{path}.weight_attr"
+        initial = section_of(section_of(section, "weight_attr", path), "initializer", where)
         if initial.get("name") == "Normal":
-            ours["stddev"] = initial["std"]
+            ours["stddev"] = required(initial, "std", f"{where}.initializer")
         elif initial.get("name") not in (None, "XavierNormal"):
             raise refused(f"{path}.weight_attr.initializer.name", "Normal", initial["name"])
     for theirs, own in _HEADS[name].items():
@@ -218,14 +233,35 @@ def _head(section: dict, notes: list[str]) -> dict[str, Any]:
             tell(notes, f"{path}.{theirs}", f"is {own}")
     known = components.parameters("head", ours["name"], path)
     ours |= {key: section.pop(key) for key in list(section) if key in known}
+    for key, value in _DEFAULTS.get(name, {}).items():
+        if key not in ours:
+            ours[key] = value
+            tell(notes, f"{path}.{key}", f"is {value:g} there where it is not stated")
     leftover(section, path)
     return ours
+
+
+def _has_bias(section: dict, path: str) -> bool:
+    """Of a fully connected layer; Paddle has one unless that is said to be false."""
+    given = section.pop("bias_attr", None)
+    if given not in (None, True, False):
+        raise refused(f"{path}.bias_attr", "true or false", given)
+    return given is not False
+
+
+def _initial_only(section: dict, key: str, path: str) -> None:
+    """Refuse attributes of weights that change how they train."""
+    attributes = section.get(key)
+    if attributes is not None and (
+        not isinstance(attributes, Mapping) or set(attributes) - {"initializer"}
+    ):
+        raise refused(f"{path}.{key}", "an initializer alone", attributes)
 
 
 def _loss(section: dict, notes: list[str]) -> dict[str, Any]:
     drop(section, ("Eval",), "Loss", notes)
     ours = []
-    for i, part in enumerate(section.pop("Train", [])):
+    for i, part in enumerate(parts_of(section, "Train", "Loss")):
         name, given = one_key(part, f"Loss.Train.{i}")
         path = f"Loss.Train.{i}.{name}"
         if name not in components.REGISTRIES["loss"]:
@@ -246,12 +282,14 @@ def _loss(section: dict, notes: list[str]) -> dict[str, Any]:
 def _optimizer(section: dict, found: dict, notes: list[str]) -> dict[str, Any]:
     rates = section_of(section, "lr", "Optimizer")
     if rates.get("name") in ("MultiStep", "MultiStepDecay"):
-        rate, gamma = rates.pop("learning_rate"), rates.pop("gamma", 0.1)
-        steps = rates.pop("milestones")
+        rate, gamma = required(rates, "learning_rate", "Optimizer.lr"), rates.pop("gamma", 0.1)
+        steps = required(rates, "milestones", "Optimizer.lr")
         values = [rate * gamma**i for i in range(len(steps) + 1)]
         rates = {**rates, "name": "Piecewise", "decay_epochs": steps, "values": values}
         tell(notes, "Optimizer.lr.name", "MultiStep is Piecewise with the rates spelled out")
-    drop(rates, ("last_epoch", "verbose", "by_epoch"), "Optimizer.lr", notes)
+    if rates.pop("by_epoch", False):
+        raise refused("Optimizer.lr.by_epoch", "false, as rates change at every step here", True)
+    drop(rates, ("last_epoch", "verbose"), "Optimizer.lr", notes)
     for theirs, own in {"beta1": "beta_1", "beta2": "beta_2"}.items():
         if theirs in section:
             section[own] = section.pop(theirs)
@@ -263,7 +301,7 @@ def _optimizer(section: dict, found: dict, notes: list[str]) -> dict[str, Any]:
 def _metric(section: dict, notes: list[str]) -> dict[str, Any]:
     drop(section, ("Train",), "Metric", notes)
     ours = []
-    for i, part in enumerate(section.pop("Eval", [])):
+    for i, part in enumerate(parts_of(section, "Eval", "Metric")):
         name, given = one_key(part, f"Metric.Eval.{i}")
         if name == "TopkAcc":
             tell(notes, f"Metric.Eval.{i}", "TopkAcc is of classification: left out")
@@ -277,10 +315,11 @@ def _metric(section: dict, notes: list[str]) -> dict[str, Any]:
 
 def _others(rest: dict, found: dict, notes: list[str]) -> None:
     """Mixed precision, moving averages, and what commands of the reference have of their own."""
-    if (amp := rest.pop("AMP", None)) is not None:
-        found["Global"]["precision"] = "mixed_float16"
-        tell(notes, "AMP", f"is Global.precision: mixed_float16 (of {sorted(amp)})")
-    if (average := rest.pop("EMA", None)) is not None:
+    if amp := section_of(rest, "AMP"):
+        if amp.pop("use_amp", True):
+            found["Global"]["precision"] = "mixed_float16"
+        tell(notes, "AMP", f"is Global.precision, {found['Global'].get('precision', 'float32')}")
+    if average := section_of(rest, "EMA"):
         found["EMA"] = {"decay": average.get("decay", 0.9999), "warmup": False}
     drop(rest, ("Infer", "profiler_options"), "", notes)
     leftover(rest, "")

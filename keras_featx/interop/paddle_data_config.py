@@ -7,7 +7,9 @@ from keras_featx.interop.paddle_sections import (
     drop,
     leftover,
     one_key,
+    parts_of,
     refused,
+    required,
     section_of,
     tell,
 )
@@ -23,11 +25,16 @@ _IDLE_LOADER = ("num_workers", "use_shared_memory", "prefetch_factor")
 
 def convert_train(section: Mapping[str, Any], arch: dict, notes: list[str]) -> dict[str, Any]:
     """``DataLoader.Train``; ``arch`` gets the preprocessing and is checked against it."""
-    section, path = dict(section), "DataLoader.Train"
+    path = "DataLoader.Train"
+    section = section_of({"Train": section}, "Train", "DataLoader")
     dataset, operations = _dataset(section, path, notes)
     _preprocess(operations, arch, path, notes, of_training=True)
     ours = []
-    for where, name, given in operations:
+    names = [name for _, name, _ in operations]
+    for i, (where, name, given) in enumerate(operations):
+        pair = ("Pad", "RandCropImageV2")
+        if name in pair and tuple(names[i - (name == pair[1]) :][:2]) != pair:
+            raise refused(where, "Pad and RandCropImageV2 one behind the other", name)
         ours += _augmentation(where, name, given, arch, notes)
     if ours:
         dataset["transform_ops"] = ours
@@ -38,7 +45,8 @@ def convert_train(section: Mapping[str, Any], arch: dict, notes: list[str]) -> d
 
 def convert_eval(section: Mapping[str, Any], arch: dict, notes: list[str]) -> dict[str, Any]:
     """``DataLoader.Eval``: one list for both, or query and gallery."""
-    section, path = dict(section), "DataLoader.Eval"
+    path = "DataLoader.Eval"
+    section = section_of({"Eval": section}, "Eval", "DataLoader")
     if "dataset" in section:
         tell(notes, path, "one list is both query and gallery here")
         section = {"Query": section, "Gallery": section}
@@ -88,7 +96,7 @@ def _dataset(section: dict, path: str, notes: list[str]) -> tuple[dict, list[tup
         )
     operations = [
         (f"{where}.transform_ops.{i}", *one_key(part, f"{where}.transform_ops.{i}"))
-        for i, part in enumerate(dataset.pop("transform_ops", None) or [])
+        for i, part in enumerate(parts_of(dataset, "transform_ops", where))
     ]
     if dataset.pop("batch_transform_ops", None):
         raise refused(f"{where}.batch_transform_ops", "none in a recognition config")
@@ -161,7 +169,7 @@ def _same_size(where: str, size: Any, arch: dict) -> None:
 def _augmentation(where: str, name: str, given: dict, arch: dict, notes: list[str]) -> list[dict]:
     path = f"{where}.{name}"
     if name == "RandCropImage":
-        _same_size(f"{path}.size", given.pop("size"), arch)
+        _same_size(f"{path}.size", required(given, "size", path), arch)
         ours = {"name": "RandomResizedCrop", "draw": "reference"}
         ours |= {key: given.pop(key) for key in ("scale", "ratio") if key in given}
     elif name == "RandFlipImage":
@@ -171,11 +179,12 @@ def _augmentation(where: str, name: str, given: dict, arch: dict, notes: list[st
         ours = {"name": "RandomFlip"} | ({} if code else {"direction": "vertical"})
     elif name == "Pad":
         given.pop("backend", None)
-        ours = {"name": "PadAndCrop", "pixels": given.pop("padding")}
+        ours = {"name": "PadAndCrop", "pixels": required(given, "padding", path)}
     elif name == "RandCropImageV2":
-        _same_size(f"{path}.size", given.pop("size"), arch)
+        _same_size(f"{path}.size", required(given, "size", path), arch)
         leftover(given, path)
-        return []  # of the Pad before it
+        tell(notes, path, "is part of PadAndCrop")
+        return []
     elif name == "RandomRotation":
         if (how := given.pop("interpolation", "bilinear")) != "bilinear":
             raise refused(f"{path}.interpolation", "bilinear", how)
@@ -210,7 +219,7 @@ def _sampler(section: dict, path: str, notes: list[str]) -> dict[str, Any]:
         ours["name"] = "Shuffle"
     elif name in ("PKSampler", "DistributedRandomIdentitySampler"):
         images = "sample_per_id" if name == "PKSampler" else "num_instances"
-        ours |= {"name": "PKSampler", "sample_per_id": sampler.pop(images)}
+        ours |= {"name": "PKSampler", "sample_per_id": required(sampler, images, where)}
         if "sample_method" in sampler:
             ours["sample_method"] = sampler.pop("sample_method")
         if "id_list" in sampler or "ratio" in sampler:
@@ -219,6 +228,8 @@ def _sampler(section: dict, path: str, notes: list[str]) -> dict[str, Any]:
             sampler.pop("ratio", None)
     else:
         raise refused(f"{where}.name", "DistributedBatchSampler or PKSampler", name)
+    if path == "DataLoader.Train" and not sampler.get("shuffle", True):
+        raise refused(f"{where}.shuffle", "true in training", sampler["shuffle"])
     drop(sampler, ("drop_last", "shuffle", "max_iters"), where, notes)
     leftover(sampler, where)
     if path == "DataLoader.Train":

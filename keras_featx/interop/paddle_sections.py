@@ -17,6 +17,21 @@ def section_of(tree: dict, key: str, path: str = "") -> dict[str, Any]:
     return dict(section)
 
 
+def required(section: dict, key: str, path: str) -> Any:
+    """Take what a section cannot do without."""
+    if section.get(key) is None:
+        raise ConfigError(f"{path}.{key}: missing")
+    return section.pop(key)
+
+
+def parts_of(section: dict, key: str, path: str) -> list[Any]:
+    """Take a list out of a section; empty where there is none."""
+    parts = section.pop(key, None)
+    if not isinstance(parts, list | None):
+        raise ConfigError(f"{path}.{key}: expected a list, got {parts!r}")
+    return parts or []
+
+
 def one_key(part: Any, path: str) -> tuple[str, dict[str, Any]]:
     """Name and arguments of ``{Name: {argument: value}}``."""
     if not isinstance(part, Mapping) or len(part) != 1:
