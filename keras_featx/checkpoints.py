@@ -40,12 +40,14 @@ class State:
         epoch: Epochs done.
         best: Best value so far of the figure that chooses ``best_model``.
         monitor: The name of that figure; empty where nothing was evaluated.
+        teacher: Fingerprint of the teacher; empty where there is none.
         history: One dict per epoch done, the rows of ``metrics.csv``.
     """
 
     epoch: int = 0
     best: float | None = None
     monitor: str = ""
+    teacher: str = ""
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -112,14 +114,16 @@ def restore(
             "checkpoint made with the same Optimizer"
         )
     _warn_of_changes(config, load_config(path.with_name(weights.CONFIG)))
-    # Checkpoints of earlier versions do not name the figure.
-    return State(meta["epoch"], meta["best"], meta.get("monitor", ""), meta["history"])
+    # Checkpoints of earlier versions do not name the figure, nor a teacher.
+    monitor, teacher = meta.get("monitor", ""), meta.get("teacher", "")
+    return State(meta["epoch"], meta["best"], monitor, teacher, meta["history"])
 
 
 def _warn_of_changes(config: Config, before: Config) -> None:
     """A resumed run equals an uninterrupted one only under the same config; say what differs."""
     ours, theirs = to_dict(config), to_dict(before)
-    sections = [("Loss", "Loss"), ("Optimizer", "Optimizer"), ("DataLoader.Train", "Train")]
+    sections = [(key, key) for key in ("Loss", "Distillation", "Optimizer")]
+    sections.append(("DataLoader.Train", "Train"))
     for tree in (ours, theirs):
         tree["Train"] = tree["DataLoader"]["Train"]
     for path, key in sections:

@@ -65,6 +65,10 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "tfsim.SoftNearestNeighborLoss": "keras_featx.interop.tfsim:SoftNearestNeighborLoss",
         "tfsim.TripletLoss": "keras_featx.interop.tfsim:TripletLoss",
     },
+    "distillation": {
+        "EmbeddingDistillation": "keras_featx.losses.distillation:EmbeddingDistillation",
+        "RelationDistillation": "keras_featx.losses.relations:RelationDistillation",
+    },
     "dataset": {
         "ImageNetDataset": "keras_featx.data.lists:imagenet_list",
         "VeriWild": "keras_featx.data.lists:veri_wild_list",

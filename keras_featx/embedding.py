@@ -81,7 +81,7 @@ def embed(
         store: Any = _Memory(np.empty(shape, dtype))
     else:
         fingerprint = _fingerprint(model, samples, preprocess, dtype)
-        store = _File(Path(output), shape, dtype, fingerprint)
+        store = EmbeddingFile(Path(output), shape, dtype, fingerprint)
     if store.done == len(samples):
         return store.finished()
     rest = samples if not store.done else samples.take(np.arange(store.done, len(samples)))
@@ -204,7 +204,7 @@ class _Memory:
         return self.array
 
 
-class _File(_Memory):
+class EmbeddingFile(_Memory):
     """Embeddings in a file under another name, beside a note of how many there are."""
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: str, fingerprint: str):
@@ -252,6 +252,16 @@ def _fingerprint(model, samples: Samples, preprocess: PreprocessSection, dtype: 
     digest = hashlib.sha256(repr(about).encode() + model.to_json().encode())
     for weight in model.weights:
         digest.update(np.ascontiguousarray(distribute.read(weight)).tobytes())
+    digest.update(images_digest(samples).encode())
+    return digest.hexdigest()
+
+
+def images_digest(samples: Samples) -> str:
+    """SHA-256 of what makes images these: paths, places, boxes; sizes and times of local files.
+
+    Of images in memory it is that of their pixels.
+    """
+    digest = hashlib.sha256(f"{len(samples)}".encode())
     for image in samples.images():
         digest.update(repr(image).encode())
     for path in sorted(set(samples.paths)) if samples.pixels is None else ():

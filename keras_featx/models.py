@@ -93,7 +93,7 @@ def build_head(arch: ArchSection, class_num: int | None = None) -> keras.Layer:
         "class_num": class_num if stated is None else stated,
         "name": "head",
     }
-    with _named("Arch.Head"):
+    with named("Arch.Head"):
         return components.builder("head", arch.Head.name)(**arguments)
 
 
@@ -115,7 +115,7 @@ def build_losses(
         name = snake_case(part.name)
         alike = sum(other.name == part.name for other in section.Train[:i])
         name = f"{name}_{alike + 1}" if alike else name
-        with _named(path):
+        with named(path):
             losses[name] = components.builder("loss", part.name)(**arguments, name=name)
     return losses
 
@@ -174,7 +174,7 @@ def build_classifier(
         )
     for name, loss in losses.items():
         if isinstance(loss, CELoss):
-            with _named("Arch.Head"):
+            with named("Arch.Head"):
                 found = [_cross_entropy(head, part, inputs, loss.epsilon) for part, _ in parts]
             values = [value for value, _ in found]
             outputs[name] = loss.weight * _weighted(values, parts)
@@ -290,12 +290,12 @@ def _normalise_pixels(image, preprocess: PreprocessSection):
 
 
 def _apply(kind: str, part: Component, path: str, x):
-    with _named(path):
+    with named(path):
         return components.builder(kind, part.name, path)(x, **part.args)
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Give a builder's refusal the config key of the part."""
     try:
         yield

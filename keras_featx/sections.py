@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from keras_featx.components import Component, part
+from keras_featx.distillation_section import DistillationSection
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation_sections import EvalSection, MetricSection
 from keras_featx.export_section import ExportSection
@@ -288,6 +289,7 @@ class Config:
     Global: GlobalSection = field(default_factory=GlobalSection)
     Arch: ArchSection = field(default_factory=ArchSection)
     Loss: LossSection = field(default_factory=LossSection)
+    Distillation: DistillationSection | None = None
     Optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     EMA: EMASection | None = None
     DataLoader: DataLoaderSection = field(default_factory=DataLoaderSection)

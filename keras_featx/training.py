@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_featx import callbacks, checkpoints, components, distribute, models, weights
+from keras_featx import callbacks, checkpoints, components, distilling, distribute, models, weights
 from keras_featx.averaging import averaged
 from keras_featx.config import dump_config
 from keras_featx.data import faults, outputs, pipeline
@@ -84,6 +84,7 @@ def train(
                 f"{config.Global.checkpoint} has chosen its best_model, got {monitor!r}"
             )
         state.monitor = monitor
+    state.teacher = distilling.same_teacher(data.teacher, state.teacher, config)
 
     run = _run_folder(config)  # from here on files are written
     skipped = _skipped(config, data.samples, run)
@@ -131,6 +132,9 @@ def _build(config: Config, data: TrainingData, steps_per_epoch: int) -> checkpoi
     head = _build_head(config, losses, data.class_num)
     mixed = bool(config.DataLoader.Train.dataset.batch_transform_ops)
     classifier = models.build_classifier(extractor, head, losses, mixed, config.Arch.Matryoshka)
+    if data.teacher is not None:
+        size = data.teacher.embedding_size
+        classifier = distilling.attach(classifier, extractor, config, size)
     if data.order.refresh and (head is None or head.sub_centres > 1):
         raise ConfigError(
             "DataLoader.Train.sampler: expected with a head of one centre a class, whose centres "
@@ -241,6 +245,7 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped)
     # A sampler that follows the class centres has a new order every epoch.
     refresh, last = data.order.refresh, config.Global.epochs
     spans = [(epoch, epoch + 1) for epoch in range(first_epoch, last)]
+    further = distilling.further_inputs(data.teacher, data.samples, config)
     try:
         for first, stop in spans if refresh else [(first_epoch, last)]:
             if refresh and first:
@@ -258,6 +263,7 @@ def _fit(config, data, net, steps_per_epoch, first_epoch, finish_epoch, skipped)
                     batch_transform_ops=config.DataLoader.Train.dataset.batch_transform_ops,
                     skipped=skipped,
                     service=config.DataLoader.Train.service,
+                    further=further,
                 ),
                 initial_epoch=first,
                 epochs=stop,

@@ -3,24 +3,29 @@
 import dataclasses
 from typing import Any
 
-from keras_featx import augment, components
+from keras_featx import augment, components, distilling
 from keras_featx.augment.mixing import build_mixing
 from keras_featx.data import memory
 from keras_featx.data.samplers import Order
 from keras_featx.data.samples import Samples, check_labels, load_samples, turned_identities
 from keras_featx.errors import ConfigError
 from keras_featx.evaluation_data import EvalSet, load_eval_sets
+from keras_featx.extractors import Extractor
 from keras_featx.sections import Config
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The training images, which of them come at which step, and what is evaluated on."""
+    """The training images, which of them come at which step, and what is evaluated on.
+
+    ``teacher`` is there where the config has a ``Distillation``.
+    """
 
     samples: Samples
     class_num: int
     order: Order
     sets: dict[str, EvalSet]
+    teacher: Extractor | None = None
 
 
 def load_training_data(
@@ -37,7 +42,7 @@ def load_training_data(
     )
     sampler = components.builder("sampler", section.sampler.name)
     order = sampler(samples, config.Global.seed, **section.sampler.args)
-    return TrainingData(samples, class_num, order, sets)
+    return TrainingData(samples, class_num, order, sets, distilling.open_teacher(config))
 
 
 def load_training_samples(config: Config, given: Any = None) -> Samples:

@@ -1,7 +1,7 @@
 """tf.data pipelines over samples: every image is found by its row, so a position is a number."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +33,7 @@ def train_dataset(
     skipped: faults.Skipped | None = None,
     worker: tuple[int, int] = (0, 1),
     service: str | None = None,
+    further: Mapping[str, np.ndarray] | None = None,
 ) -> tf.data.Dataset:
     """Batches of steps ``first_step`` to ``last_step`` (exclusive).
 
@@ -54,13 +55,15 @@ def train_dataset(
         worker: (index, count): this machine's share of each batch, where several train together.
         service: Address of a tf.data service (``grpc://host:port``) that does the work. Several of
             its workers deliver batches as they finish: each once, in no certain order.
+        further: Further inputs, float32 ``(images, size)`` each, of which a batch gets the rows of
+            its images, such as a teacher's embeddings; they may be mapped from a file.
 
     Returns:
         Dataset of ``({"image": uint8 (batch, height, width, 3), "label": int32 (batch,)},
         {target: label ...})``, ready for the ``fit`` of a classifier whose outputs are ``targets``.
     """
     if service is not None and (
-        skipped is not None or samples.spans is not None or samples.pixels is not None
+        skipped is not None or samples.spans is not None or samples.pixels is not None or further
     ):
         raise ConfigError(
             "DataLoader.Train.service: expected with images in files of their own, without cache "
@@ -77,7 +80,8 @@ def train_dataset(
 
     def pair(image: tf.Tensor, row: tf.Tensor):
         label = tf.gather(labels, row)
-        return {"image": image, "label": label}, dict.fromkeys(targets, label)
+        more = {name: _rows_of(array, row) for name, array in (further or {}).items()}
+        return {"image": image, "label": label, **more}, dict.fromkeys(targets, label)
 
     mixing = build_mixing(batch_transform_ops, "DataLoader.Train.dataset.batch_transform_ops")
 
@@ -205,6 +209,14 @@ def _is_ready(samples: Samples, image_size: tuple[int, int], preprocess: Preproc
 def _pixels(samples: Samples, rows: tf.Tensor, shape: tuple[int | None, ...]) -> tf.Tensor:
     pixels = tf.numpy_function(lambda i: samples.pixels[i], [rows], tf.uint8, stateful=False)
     return tf.ensure_shape(pixels, shape)
+
+
+def _rows_of(array: np.ndarray, rows: tf.Tensor) -> tf.Tensor:
+    """Rows of an array that need not fit in memory."""
+    found = tf.numpy_function(
+        lambda i: np.asarray(array[i], "float32"), [rows], tf.float32, stateful=False
+    )
+    return tf.ensure_shape(found, (*rows.shape, *array.shape[1:]))
 
 
 def _reader(samples: Samples) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -14,6 +14,14 @@ from keras_featx.losses.circle import (
 )
 from keras_featx.losses.contrastive import ContrastiveLoss, contrastive_loss
 from keras_featx.losses.cross_entropy import CELoss
+from keras_featx.losses.distillation import (
+    DistillationLoss,
+    EmbeddingDistillation,
+    KLDistillation,
+    embedding_distillation_loss,
+    kl_distillation_loss,
+    mutual_learning_loss,
+)
 from keras_featx.losses.eml import EmlLoss, eml_loss
 from keras_featx.losses.hardest import MSMLoss, margin_sample_mining_loss
 from keras_featx.losses.layers import EmbeddingLoss
@@ -26,6 +34,11 @@ from keras_featx.losses.proxies import (
     proxy_anchor_loss,
     proxy_nca_loss,
 )
+from keras_featx.losses.relations import (
+    RelationDistillation,
+    relation_angle_loss,
+    relation_distance_loss,
+)
 from keras_featx.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
 from keras_featx.losses.soft_nearest import SoftNearestNeighborLoss, soft_nearest_neighbor_loss
 from keras_featx.losses.supcon import SupConLoss, supcon_loss
@@ -36,8 +49,11 @@ __all__ = [
     "CenterLoss",
     "CircleLoss",
     "ContrastiveLoss",
+    "DistillationLoss",
+    "EmbeddingDistillation",
     "EmbeddingLoss",
     "EmlLoss",
+    "KLDistillation",
     "LiftedStructLoss",
     "MSMLoss",
     "MultiSimilarityLoss",
@@ -45,6 +61,7 @@ __all__ = [
     "PairwiseCosface",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "RelationDistillation",
     "SmoothAPLoss",
     "SoftNearestNeighborLoss",
     "SupConLoss",
@@ -55,14 +72,19 @@ __all__ = [
     "center_loss",
     "circle_loss",
     "contrastive_loss",
+    "embedding_distillation_loss",
     "eml_loss",
+    "kl_distillation_loss",
     "lifted_structure_loss",
     "margin_sample_mining_loss",
     "multi_similarity_loss",
+    "mutual_learning_loss",
     "n_pairs_loss",
     "pairwise_cosface_loss",
     "proxy_anchor_loss",
     "proxy_nca_loss",
+    "relation_angle_loss",
+    "relation_distance_loss",
     "smooth_ap_loss",
     "soft_nearest_neighbor_loss",
     "supcon_loss",
