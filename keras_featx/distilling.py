@@ -164,7 +164,7 @@ def teacher_embeddings(teacher: Extractor, samples: Samples, folder: Path) -> np
     rest = samples.take(np.arange(store.done, len(samples))) if store.done else samples
     steps = -(-len(rest) // BATCH)
     try:
-        for found in progress(teacher.embed(rest), steps, "embedding by the teacher", BATCH):
+        for found in progress(teacher.embed(rest, BATCH), steps, "embedding by the teacher", BATCH):
             _check_units(found, samples, store.done, teacher)
             store.add(found)
     finally:
