@@ -70,7 +70,7 @@ def test_a_run_stopped_after_its_last_batch_only_renames(
 ):
     output = tmp_path / "all.npy"
     with monkeypatch.context() as patch:
-        patch.setattr(embedding._File, "finished", lambda self: None)
+        patch.setattr(embedding.EmbeddingFile, "finished", lambda self: None)
         embed(extractor, pictures, output=output)
     seen = stop_after(monkeypatch, 0)
     found = embed(extractor, pictures, output=output)
@@ -111,15 +111,15 @@ def test_what_is_not_the_same_work_starts_again(change, extractor, pictures, tmp
 def test_a_note_of_other_work_is_not_taken_for_one_of_this(extractor, pictures, tmp_path):
     """A run stops; another begins in its place and is killed before its first note."""
     output = tmp_path / "all.npy"
-    first = embedding._File(output, (23, 16), "float32", "first")
+    first = embedding.EmbeddingFile(output, (23, 16), "float32", "first")
     first.add(np.ones((9, 16)))
     first.note()
-    second = embedding._File(output, (23, 16), "float32", "second")
+    second = embedding.EmbeddingFile(output, (23, 16), "float32", "second")
     second.add(np.zeros((2, 16)))
     del second
-    assert embedding._File(output, (23, 16), "float32", "first").done == 0
+    assert embedding.EmbeddingFile(output, (23, 16), "float32", "first").done == 0
     (tmp_path / "all.npy.part.json").write_text("[]")
-    assert embedding._File(output, (23, 16), "float32", "first").done == 0
+    assert embedding.EmbeddingFile(output, (23, 16), "float32", "first").done == 0
 
 
 def test_two_models_of_the_same_weights_are_two():
